@@ -1,0 +1,52 @@
+"""Connections to the store. Every connection speaks UTC, and a failed one is a `StoreError` that says where.
+
+Which database is meant (`--dsn`, environment, embedded) is decided in `park.store.location`.
+"""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from park.errors import StoreError
+
+CONNECT_TIMEOUT_S = 10
+
+
+def connect(dsn: str, *, autocommit: bool = False, application: str = "symbiosis") -> psycopg.Connection:
+    """Open a connection whose session time zone is UTC.
+
+    Parameters
+    ----------
+    dsn
+        The database, as libpq reads it: ``postgresql://...`` or ``host=... dbname=...``.
+    autocommit
+        Whether each statement is its own transaction.
+    application
+        Name in the server's list of connections.
+
+    Raises
+    ------
+    StoreError
+        If the DSN is malformed or the server cannot be reached; the text names the server and holds no password.
+    """
+    try:
+        settings = conninfo_to_dict(dsn)
+        settings.setdefault("connect_timeout", str(CONNECT_TIMEOUT_S))
+        settings.setdefault("application_name", application)
+        settings["options"] = f"{settings.get('options') or ''} -c TimeZone=UTC".strip()
+        return psycopg.connect(make_conninfo(**settings), autocommit=autocommit)
+    except psycopg.Error as error:
+        reason = str(error).strip().splitlines()
+        raise StoreError(f"cannot connect to {where(dsn)}: {reason[-1].strip() if reason else error!r}") from error
+
+
+def where(dsn: str) -> str:
+    """Return the place that a DSN names, for messages: never its password."""
+    try:
+        settings = conninfo_to_dict(dsn)
+    except psycopg.Error:
+        return "the database (malformed DSN)"
+    host = settings.get("host") or "the local socket"
+    port = f":{settings['port']}" if settings.get("port") else ""
+    return f"database {settings.get('dbname') or 'default'} at {host}{port}"

@@ -1,0 +1,1 @@
+"""The numbered SQL files; `park.store.schema` applies them."""

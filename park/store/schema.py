@@ -1,0 +1,195 @@
+"""The schema of the store: numbered SQL migrations, applied once, in order, and kept track of.
+
+A migration is `park/store/migrations/NNNN_name.sql`. `migrate` runs the missing ones, each in a transaction of its
+own, under an advisory lock, so that services that start together do not meet. The digest of an applied file is kept:
+a file that changed afterwards is refused, because the database no longer is what the file says.
+`status` tells what a database holds. Rows are written elsewhere (`park.store.readings`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import resources
+
+import psycopg
+
+from park.errors import StoreError
+from park.store.connection import connect
+
+LOCK_KEY = 0x53594D42_0001  # "SYMB": any number that no other program on this database uses
+
+_FILE_NAME = re.compile(r"(\d{4})_(\w+)\.sql")
+_CREATE_REGISTER = """
+    create table if not exists schema_migration (
+        number     integer primary key,
+        name       text not null,
+        digest     text not null,
+        applied_at timestamptz not null default now()
+    )
+"""
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One numbered SQL file."""
+
+    number: int
+    name: str
+    text: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the text."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    def __str__(self) -> str:
+        return f"{self.number:04d}_{self.name}"
+
+
+@dataclass(frozen=True)
+class AppliedMigration:
+    """One row of `schema_migration`."""
+
+    number: int
+    name: str
+    digest: str
+    applied_at: datetime
+
+    def __str__(self) -> str:
+        return f"{self.number:04d}_{self.name}"
+
+
+@dataclass(frozen=True)
+class StoreStatus:
+    """What a database holds."""
+
+    server_version: str
+    timescaledb: str | None
+    size_bytes: int
+    applied: tuple[AppliedMigration, ...]
+    pending: tuple[str, ...]
+    row_estimates: Mapping[str, int]
+
+
+def bundled_migrations() -> list[Migration]:
+    """Return the migrations of this version, in order."""
+    found = []
+    for file in resources.files("park.store").joinpath("migrations").iterdir():
+        match = _FILE_NAME.fullmatch(file.name)
+        if match:
+            found.append(Migration(int(match[1]), match[2], file.read_text("utf-8").replace("\r\n", "\n")))
+    found.sort(key=lambda m: m.number)
+    return found
+
+
+def migrate(dsn: str, migrations: Sequence[Migration] | None = None) -> list[str]:
+    """Bring the database up to this version's schema; safe to call from several processes at once.
+
+    Parameters
+    ----------
+    dsn
+        The database.
+    migrations
+        Other migrations than the bundled ones, in order (tests).
+
+    Returns
+    -------
+    list of str
+        The migrations that were applied now, such as ``0001_readings``; empty if there was nothing to do.
+
+    Raises
+    ------
+    StoreError
+        If the database cannot be reached, a migration fails (it leaves no trace), an applied one has changed, or the
+        database was written by a newer version.
+    """
+    wanted = bundled_migrations() if migrations is None else list(migrations)
+    with connect(dsn, autocommit=True) as conn:
+        conn.execute("select pg_advisory_lock(%s)", [LOCK_KEY])       # freed with the connection
+        conn.execute(_CREATE_REGISTER)
+        applied = _applied(conn)
+        missing = _check_for_missing(wanted, applied)
+        for migration in missing:
+            _apply(conn, migration)
+    return [str(migration) for migration in missing]
+
+
+def status(dsn: str) -> StoreStatus:
+    """Return what the database holds: versions, size, migrations, row estimates."""
+    with connect(dsn, autocommit=True) as conn:
+        applied = _applied(conn) if _has_register(conn) else []
+        numbers = {row.number for row in applied}
+        timescaledb = conn.execute("select extversion from pg_extension where extname = 'timescaledb'").fetchone()
+        size = conn.execute("select pg_database_size(current_database())").fetchone()
+        return StoreStatus(
+            server_version=conn.info.parameter_status("server_version") or "",
+            timescaledb=timescaledb[0] if timescaledb else None,
+            size_bytes=size[0] if size else 0,
+            applied=tuple(applied),
+            pending=tuple(str(m) for m in bundled_migrations() if m.number not in numbers),
+            row_estimates=_row_estimates(conn),
+        )
+
+
+def _apply(conn: psycopg.Connection, migration: Migration) -> None:
+    """Run one migration and register it, in one transaction."""
+    try:
+        with conn.transaction():
+            conn.execute(migration.text.encode())      # bytes: several statements, no parameters
+            conn.execute(
+                "insert into schema_migration (number, name, digest) values (%s, %s, %s)",
+                [migration.number, migration.name, migration.digest],
+            )
+    except psycopg.Error as error:
+        raise StoreError(f"migration {migration} failed: {_first_line(error)}") from error
+
+
+def _check_for_missing(wanted: Sequence[Migration], applied: Sequence[AppliedMigration]) -> list[Migration]:
+    """Return the migrations to run; refuse a database that this version does not fit."""
+    known = {migration.number: migration for migration in wanted}
+    for row in applied:
+        if row.number not in known:
+            raise StoreError(
+                f"the database has migration {row}, which this version does not know (hint: install a newer version)"
+            )
+        if known[row.number].digest != row.digest:
+            raise StoreError(
+                f"migration {row} was changed after it was applied at {row.applied_at:%Y-%m-%d %H:%M}Z "
+                "(hint: put the change into a migration with a new number)"
+            )
+    done = {row.number for row in applied}
+    highest = max(done, default=0)
+    missing = [migration for migration in wanted if migration.number not in done]
+    for migration in missing:
+        if migration.number < highest:
+            raise StoreError(f"migration {migration} is missing below {highest:04d}, which was applied already")
+    return missing
+
+
+def _has_register(conn: psycopg.Connection) -> bool:
+    """Whether this database was ever migrated."""
+    row = conn.execute("select to_regclass('schema_migration') is not null").fetchone()
+    return bool(row and row[0])
+
+
+def _applied(conn: psycopg.Connection) -> list[AppliedMigration]:
+    """Return the register, in order."""
+    rows = conn.execute("select number, name, digest, applied_at from schema_migration order by number")
+    return [AppliedMigration(*row) for row in rows]
+
+
+def _row_estimates(conn: psycopg.Connection) -> dict[str, int]:
+    """Return the planner's row counts by table; exact counts of millions of rows would take seconds."""
+    rows = conn.execute(
+        "select relname, n_live_tup from pg_stat_user_tables where schemaname = current_schema() order by relname"
+    )
+    return {str(row[0]): int(row[1]) for row in rows}
+
+
+def _first_line(error: psycopg.Error) -> str:
+    """Return the server's message without its context."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
