@@ -366,3 +366,18 @@ class Park(Entry):
         if participant is None:
             raise ValueError(f"meter {meter.id!r} stands at the environment and names no participant")
         return participant
+
+    def side_of(self, signed_streams: Mapping[str, float], stream: str, side: Side) -> Side:
+        """Return the end of `stream` that lies where the signed set's first stream has its end `side`.
+
+        A heat meter or an exchange over a supply and its return stands at one place: where the supply arrives, the
+        return leaves. The end is the one at the same participant; where both or neither are, the same `side`.
+        """
+        first = self.stream[next(iter(signed_streams))]
+        place = self.participant_of(first.from_node if side == "sender" else first.to_node)
+        ends = self.stream[stream]
+        sender_here = self.participant_of(ends.from_node) == place
+        receiver_here = self.participant_of(ends.to_node) == place
+        if sender_here == receiver_here:
+            return side
+        return "sender" if sender_here else "receiver"

@@ -1,1 +1,1 @@
-""""""
+"""Simulated parks: truth, instruments and faults, served over the real protocols."""
