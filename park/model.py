@@ -371,13 +371,14 @@ class Park(Entry):
         """Return the end of `stream` that lies where the signed set's first stream has its end `side`.
 
         A heat meter or an exchange over a supply and its return stands at one place: where the supply arrives, the
-        return leaves. The end is the one at the same participant; where both or neither are, the same `side`.
+        return leaves. The end is the one at the same node, else at the same participant, else the same `side`.
         """
-        first = self.stream[next(iter(signed_streams))]
-        place = self.participant_of(first.from_node if side == "sender" else first.to_node)
-        ends = self.stream[stream]
-        sender_here = self.participant_of(ends.from_node) == place
-        receiver_here = self.participant_of(ends.to_node) == place
-        if sender_here == receiver_here:
-            return side
-        return "sender" if sender_here else "receiver"
+        first, ends = self.stream[next(iter(signed_streams))], self.stream[stream]
+        place = first.from_node if side == "sender" else first.to_node
+        at_node = (ends.from_node == place, ends.to_node == place)
+        owner = self.participant_of(place)
+        at_owner = (self.participant_of(ends.from_node) == owner, self.participant_of(ends.to_node) == owner)
+        for at_sender, at_receiver in (at_node, at_owner):
+            if at_sender != at_receiver:
+                return "sender" if at_sender else "receiver"
+        return side
