@@ -7,33 +7,73 @@ properties ending in a unit give them in SI. Reading and checking files is in `p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationInfo
+from pydantic_core import PydanticCustomError
 
-from park.units import to_si, to_si_difference
+from park.schedule import minutes, weekdays
+from park.units import Dimension, dimension, to_si, to_si_difference
 
 ENVIRONMENT = "environment"
+
+WATER_DENSITY = 998.2       # [kg/m3] liquid water at 20 degC and 1 atm (IAPWS-95); for nominal and bounds in m3 only
 
 Side = Literal["sender", "receiver"]
 Carrier = Literal["steam", "water", "heat", "material", "gas", "electricity"]
 Phase = Literal["liquid", "vapour", "saturated"]
 
 
+def other_end(side: Side) -> Side:
+    """Return the other end of a stream."""
+    return "receiver" if side == "sender" else "sender"
+
+
+def _moment(value: object, info: ValidationInfo) -> datetime:
+    """Read a date or a time; without an offset it is local to the park (`zone` of the context, else UTC)."""
+    try:
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)    # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise PydanticCustomError(
+            "moment", "must be a date or an ISO 8601 time, such as 2026-01-01 or 2026-01-01T06:00:00+01:00") from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=(info.context or {}).get("zone", UTC))
+    return moment.astimezone(UTC)
+
+
+def _unit(value: object) -> object:
+    """Take the bare 1 of YAML for the unit 1."""
+    return "1" if value == 1 and not isinstance(value, bool) else value
+
+
+def _forward_first(streams: Mapping[str, float]) -> Mapping[str, float]:
+    """Put the streams that count positive before those that count negative: the first says where from and where to."""
+    return dict(sorted(streams.items(), key=lambda signed: signed[1] < 0))
+
+
+Number = Annotated[float, Strict()]                     # a text is no number, nor is true
+Positive = Annotated[Number, Field(gt=0)]
+NotNegative = Annotated[Number, Field(ge=0)]
+Flag = Annotated[bool, Strict()]
+Moment = Annotated[datetime, BeforeValidator(_moment)]
+Unit = Annotated[str, BeforeValidator(_unit)]
+SignedStreams = Annotated[Mapping[str, Number], AfterValidator(_forward_first)]
+
+
 class Entry(BaseModel):
     """Base of all entries: frozen, unknown keys are faults."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
 
 class Amount(Entry):
     """A number with its unit."""
 
-    value: float
-    unit: str
+    value: Number
+    unit: Unit
 
     @property
     def si(self) -> float:
@@ -44,14 +84,14 @@ class Amount(Entry):
 class Uncertain(Entry):
     """A number with its 95 % half-width, in the unit of its key."""
 
-    value: float
-    u95: Annotated[float, Field(ge=0)] = 0.0
+    value: Number
+    u95: NotNegative = 0.0
 
 
 class EnthalpyReference(Entry):
     """The state whose enthalpy is zero: liquid water at this temperature (or that of a stream)."""
 
-    temperature_degC: float = 0.01
+    temperature_degC: Number = 0.01
     stream: str | None = None
 
 
@@ -61,8 +101,8 @@ class ParkInfo(Entry):
     name: str
     timezone: str
     currency: str = "EUR"
-    window_s: Annotated[float, Field(gt=0)] = 60.0
-    lateness_s: Annotated[float, Field(ge=0)] = 30.0
+    window_s: Positive = 60.0
+    lateness_s: NotNegative = 30.0
     enthalpy_reference: EnthalpyReference = EnthalpyReference()
 
 
@@ -71,8 +111,8 @@ class Participant(Entry):
 
     id: str
     name: str
-    latitude: float | None = None
-    longitude: float | None = None
+    latitude: Annotated[Number, Field(ge=-90, le=90)] | None = None
+    longitude: Annotated[Number, Field(ge=-180, le=180)] | None = None
 
 
 class Node(Entry):
@@ -82,10 +122,10 @@ class Node(Entry):
     participant: str
     name: str = ""
     conserves: tuple[str, ...] = ()          # mass | energy | component.<name>
-    closure_u95_kg_s: float = 0.0
-    closure_u95_kw: float = 0.0
-    valid_from: datetime | None = None
-    valid_to: datetime | None = None
+    closure_u95_kg_s: NotNegative = 0.0
+    closure_u95_kw: NotNegative = 0.0
+    valid_from: Moment | None = None
+    valid_to: Moment | None = None
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -96,9 +136,9 @@ class Node(Entry):
 class Bounds(Entry):
     """The range that a stream cannot leave."""
 
-    unit: str
-    min: float | None = 0.0
-    max: float | None = None
+    unit: Unit
+    min: Number | None = 0.0
+    max: Number | None = None
 
 
 class Stream(Entry):
@@ -112,15 +152,20 @@ class Stream(Entry):
     phase: Phase | None = None
     dryness: Uncertain | None = None
     material: str | None = None
-    property_delay_s: float = 0.0
-    pipe_volume_m3: float | None = None
-    flow_delay_s: float = 0.0
+    density_kg_m3: Uncertain | None = None      # where it does not follow from temperature; of a gas at normal state
+    property_delay_s: NotNegative = 0.0
+    pipe_volume_m3: Positive | None = None
+    flow_delay_s: NotNegative = 0.0
     heat_loss_kw: Uncertain | None = None
     mass_loss_percent: Uncertain | None = None
     bounds: Bounds | None = None
     nominal: Amount | None = None
-    valid_from: datetime | None = None
-    valid_to: datetime | None = None
+    valid_from: Moment | None = None
+    valid_to: Moment | None = None
+
+    def node_at(self, side: Side) -> str:
+        """Return the node at an end of the stream."""
+        return self.from_node if side == "sender" else self.to_node
 
     @property
     def carries_mass(self) -> bool:
@@ -137,6 +182,29 @@ class Stream(Entry):
         """Whether sender and receiver see different flows: a loss or a flow delay lies between."""
         return bool(self.heat_loss_kw or self.mass_loss_percent or self.flow_delay_s)
 
+    @property
+    def nominal_si(self) -> float | None:
+        """The nominal flow [kg/s, kW of heat and electricity]; None where none is given or no density is known."""
+        return None if self.nominal is None else self._flow_si(self.nominal.value, self.nominal.unit)
+
+    @property
+    def bounds_si(self) -> tuple[float, float]:
+        """The lowest and highest flow [kg/s, kW of heat and electricity], infinite where there is no bound."""
+        if self.bounds is None:
+            return 0.0, float("inf")
+        unit, infinite = self.bounds.unit, float("inf")
+        low = None if self.bounds.min is None else self._flow_si(self.bounds.min, unit)
+        high = None if self.bounds.max is None else self._flow_si(self.bounds.max, unit)
+        return -infinite if low is None else low, infinite if high is None else high
+
+    def _flow_si(self, value: float, unit: str) -> float | None:
+        """Return a flow of this stream in kg/s or kW, also from a volume flow where the density is known."""
+        if dimension(unit) in (Dimension.MASS_FLOW, Dimension.POWER):
+            return to_si(value, unit)
+        if self.density_kg_m3 is not None:
+            return to_si(value, unit) * self.density_kg_m3.value
+        return to_si(value, unit) * WATER_DENSITY if self.carrier == "water" else None
+
 
 class OpcuaSource(Entry):
     """Where an OPC UA meter is read."""
@@ -151,6 +219,7 @@ class MqttSource(Entry):
     topic: str
     value: str = "$"
     time: str | None = None
+    status: str | None = None                # an OPC UA StatusCode as a number; none: good, null value: bad
 
 
 class SparkplugSource(Entry):
@@ -173,8 +242,11 @@ class Source(Entry):
 class Counter(Entry):
     """How a counter rolls over, and its smallest step."""
 
-    modulus: float
-    resolution: float
+    modulus: Positive
+    resolution: NotNegative = 0.0
+
+
+STALE_INTERVALS = 3.0        # the contract's default of stale_after_s, in intervals
 
 
 class Meter(Entry):
@@ -182,25 +254,26 @@ class Meter(Entry):
 
     id: str
     quantity: str
-    unit: str
+    unit: Unit
     source: Source
     stream: str | None = None
-    streams: Mapping[str, float] | None = None
+    streams: SignedStreams | None = None
     node: str | None = None
     side: Side | None = None
     participant: str | None = None
-    u95_percent_of_reading: float | None = None
-    u95_percent_of_span: float | None = None
-    u95_absolute: float | None = None
-    span: tuple[float, float] | None = None
-    systematic_share: Annotated[float, Field(ge=0, le=1)] = 1.0
-    interval_s: Annotated[float, Field(gt=0)] = 10.0
+    u95_percent_of_reading: Positive | None = None
+    u95_percent_of_span: Positive | None = None
+    u95_absolute: Positive | None = None
+    span: tuple[Number, Number] | None = None
+    systematic_share: Annotated[Number, Field(ge=0, le=1)] = 1.0
+    interval_s: Positive = 10.0
     sampling: Literal["periodic", "on_change"] = "periodic"
-    stale_after_s: float | None = Field(default=-1.0, validate_default=True)   # the loader puts in 3 x interval_s; None: never
-    never_suspect: bool = False
+    stale_after_s: Positive | None = Field(            # None: never
+        default_factory=lambda given: STALE_INTERVALS * float(given.get("interval_s", 10.0)))
+    never_suspect: Flag = False
     counter: Counter | None = None
-    valid_from: datetime | None = None
-    valid_to: datetime | None = None
+    valid_from: Moment | None = None
+    valid_to: Moment | None = None
 
     @property
     def signed_streams(self) -> Mapping[str, float]:
@@ -235,8 +308,8 @@ class Meter(Entry):
 class Price(Entry):
     """What one unit costs, in the park's currency."""
 
-    value: float
-    per: str
+    value: Number
+    per: Unit
 
 
 class Delivery(Entry):
@@ -248,26 +321,43 @@ class Delivery(Entry):
     min: Amount | None = None
     max: Amount | None = None
 
+    @property
+    def weekdays(self) -> frozenset[int]:
+        """Its days; Monday is 0."""
+        return weekdays(self.days)
+
+    @property
+    def minutes(self) -> tuple[int, int]:
+        """From and to, in minutes after local midnight; to is below from where it passes midnight."""
+        return minutes(self.from_time), minutes(self.to_time)
+
 
 class QualityLimit(Entry):
     """The range that a property of the exchanged stream must keep."""
 
     property: str
-    unit: str
-    low: float | None = None
-    high: float | None = None
-    delay_on_s: float = 0.0
-    delay_off_s: float = 0.0
-    deadband: float = 0.0
+    unit: Unit
+    low: Number | None = None
+    high: Number | None = None
+    delay_on_s: NotNegative = 0.0
+    delay_off_s: NotNegative = 0.0
+    deadband: NotNegative = 0.0
 
 
 class Avoids(Entry):
     """What one unit of the exchange saves."""
 
-    co2_kg_per_unit: float = 0.0
-    water_m3_per_unit: float = 0.0
-    material_t_per_unit: float = 0.0
-    cost_per_unit: float = 0.0
+    co2_kg_per_unit: Number = 0.0
+    water_m3_per_unit: Number = 0.0
+    material_t_per_unit: Number = 0.0
+    cost_per_unit: Number = 0.0
+
+
+class Allocation(Entry):
+    """How a shared total is divided: what is divided (a meter), and each exchange's share."""
+
+    total: str
+    by: Mapping[str, Positive]
 
 
 class Agreement(Entry):
@@ -278,12 +368,12 @@ class Agreement(Entry):
     settle_on: tuple[Literal["receiver", "sender", "reconciled"], ...] = ("reconciled",)
     energy_reference: EnthalpyReference | None = None
     nominal: Amount | None = None
-    tolerance_percent: Annotated[float, Field(ge=0)] = 0.0
+    tolerance_percent: NotNegative = 0.0
     price: Price | None = None
     delivery: tuple[Delivery, ...] = ()
     quality: tuple[QualityLimit, ...] = ()
     avoids: Avoids = Avoids()
-    allocate: dict[str, object] | None = None
+    allocate: Allocation | None = None
 
 
 class ExchangeKind(StrEnum):
@@ -301,18 +391,24 @@ class Exchange(Entry):
     id: str
     kind: ExchangeKind
     settles: Literal["mass", "volume", "energy"]
-    unit: str
+    unit: Unit
     name: str = ""
     stream: str | None = None
-    streams: Mapping[str, float] | None = None
+    streams: SignedStreams | None = None
     agreement: Agreement = Agreement()
+    allocate: Allocation | None = None                  # here or in the agreement
 
     @property
     def signed_streams(self) -> Mapping[str, float]:
-        """The streams that the exchange sums, with their signs."""
+        """The streams that the exchange sums, with their signs; empty for a share of a total."""
         if self.streams is not None:
             return self.streams
         return {self.stream: 1.0} if self.stream is not None else {}
+
+    @property
+    def allocation(self) -> Allocation | None:
+        """How the exchange divides a shared total, if it does."""
+        return self.allocate or self.agreement.allocate
 
 
 class Park(Entry):
@@ -361,11 +457,49 @@ class Park(Entry):
         if meter.node is not None:
             return self.node[meter.node].participant
         stream = self.stream[next(iter(meter.signed_streams))]
-        at = stream.from_node if meter.side == "sender" else stream.to_node
-        participant = self.participant_of(at)
+        participant = self.participant_of(stream.node_at(self.meter_side(meter)))
         if participant is None:
             raise ValueError(f"meter {meter.id!r} stands at the environment and names no participant")
         return participant
+
+    def meter_side(self, meter: Meter) -> Side:
+        """Return the end of its (first) stream that a meter stands at.
+
+        A side that park.yaml leaves out follows from the meter's participant where that owns one end alone, else
+        it is the end that is not the environment, else the receiver.
+        """
+        if meter.side is not None:
+            return meter.side
+        stream = self.stream[next(iter(meter.signed_streams))]
+        sender, receiver = (self.participant_of(node) for node in (stream.from_node, stream.to_node))
+        if meter.participant is not None and sender != receiver and meter.participant in (sender, receiver):
+            return "sender" if meter.participant == sender else "receiver"
+        return "sender" if receiver is None else "receiver"
+
+    def meter_ends(self, meter: Meter) -> dict[str, Side]:
+        """Return, for each stream of the meter, the end at which the meter sees it; empty for a meter on a node."""
+        streams = meter.signed_streams
+        return {stream: self.side_of(streams, stream, self.meter_side(meter)) for stream in streams}
+
+    def exchange_ends(self, exchange: Exchange, at: Side) -> dict[str, Side]:
+        """Return, for each stream of the exchange, the end that `at` means: for a return, the end at the same party."""
+        streams = exchange.signed_streams
+        return {stream: self.side_of(streams, stream, at) for stream in streams}
+
+    def parties(self, exchange: Exchange) -> tuple[str, str]:
+        """Return the participants that an exchange goes from and to: those of its first forward stream.
+
+        Raises
+        ------
+        ValueError
+            If the exchange has no stream of its own (a share of a total).
+        """
+        first = next(iter(exchange.signed_streams), None)
+        ends = None if first is None else (self.stream[first].from_node, self.stream[first].to_node)
+        sender, receiver = (None, None) if ends is None else (self.participant_of(node) for node in ends)
+        if sender is None or receiver is None:
+            raise ValueError(f"exchange {exchange.id!r} has no stream between two participants")
+        return sender, receiver
 
     def side_of(self, signed_streams: Mapping[str, float], stream: str, side: Side) -> Side:
         """Return the end of `stream` that lies where the signed set's first stream has its end `side`.
