@@ -1,1 +1,25 @@
-""""""
+"""Data reconciliation and gross-error detection for networks of balances.
+
+The package's public functions; each array shape is in their docstrings.
+
+- `prepare`, `reconcile`: linear balances A x = b, one window or thousands (network.py).
+- `classify`: redundant, nonredundant, observable, unobservable (classify.py).
+"""
+
+from __future__ import annotations
+
+from processing.balance.classify import Classes, classify
+from processing.balance.errors import BalanceError, ContradictionError
+from processing.balance.network import Network, prepare, reconcile
+from processing.balance.result import Result
+
+__all__ = [
+    "BalanceError",
+    "Classes",
+    "ContradictionError",
+    "Network",
+    "Result",
+    "classify",
+    "prepare",
+    "reconcile",
+]

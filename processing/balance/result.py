@@ -1,0 +1,171 @@
+"""What a reconciliation returns: values at once, everything else when first asked for.
+
+Here: `Result`. Not here: how the values were found (network.py), decisions about gross errors (gross.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from processing.balance.dense import DenseProjection
+from processing.balance.inputs import Bools, Floats, Ints
+
+VDI_FLOOR = 0.1
+"""VDI 2048 Part 1: the variance of an adjustment counts at least one tenth of the variance of the measured value."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The windows of one pattern: `windows` shape (n_members,) are their numbers."""
+
+    projection: DenseProjection
+    windows: Ints
+
+
+class Result:
+    """Reconciled values and what follows from them.
+
+    Shapes: "as measured" is (n_streams,) for one window, (n_windows, n_streams) for many; "per window" is a number
+    for one window, (n_windows,) for many. All values are in the unit of their stream.
+
+    Attributes
+    ----------
+    measured : ndarray
+        The values given, as measured.
+    reconciled : ndarray
+        as measured; NaN where unobservable.
+    parts : list of Part
+        Windows grouped by which meters had a value.
+    """
+
+    def __init__(self, measured: Floats, reconciled: Floats, rhs: Floats, parts: list[Part]) -> None:
+        self.measured = measured
+        self.reconciled = reconciled.reshape(measured.shape)
+        self.parts = parts
+        self._rhs = rhs
+
+    @cached_property
+    def adjustment(self) -> Floats:
+        """Reconciled minus measured, as measured; NaN where unmeasured."""
+        return self.reconciled - self.measured
+
+    @cached_property
+    def std(self) -> Floats:
+        """Std of the reconciled values, as measured; NaN where unobservable.
+
+        Notes
+        -----
+        Of the problem without bounds: a bound that binds makes the value surer, by how much depends on the reading.
+        """
+        return self._per_stream(lambda p: np.where(p.observable, np.sqrt((p.root**2).sum(axis=1)), np.nan))
+
+    @cached_property
+    def adjustment_std(self) -> Floats:
+        """Std that the adjustments of error-free meters have, as measured; NaN where unmeasured."""
+
+        def of(p: DenseProjection) -> Floats:
+            variance = np.maximum(np.diagonal(p.adjustment_covariance()), 0.0)
+            return np.where(p.measured, np.sqrt(np.where(p.redundant, variance, 0.0)), np.nan)
+
+        return self._per_stream(of)
+
+    @cached_property
+    def redundant(self) -> Bools:
+        """Measured, and still determined if its own meter is taken away; bool, as measured."""
+        return self._per_stream(lambda p: p.measured & p.redundant)
+
+    @cached_property
+    def observable(self) -> Bools:
+        """Measured, or computable from the other meters and the balances; bool, as measured."""
+        return self._per_stream(lambda p: p.observable)
+
+    @cached_property
+    def imbalance(self) -> Floats:
+        """What the raw values leave open at each node, A y - b, shape (n_nodes,) or (n_windows, n_nodes).
+
+        NaN at nodes with an unmeasured stream.
+        """
+        windows = self.measured.reshape(len(self._rhs), -1)
+        matrix = self.parts[0].projection.matrix
+        known = np.nan_to_num(windows)
+        missing = np.isnan(windows).astype(float) @ (matrix != 0).T
+        full = np.where(missing > 0, np.nan, known @ matrix.T - self._rhs)
+        return full[0] if self.measured.ndim == 1 else full
+
+    @cached_property
+    def global_test(self) -> Any:
+        """Weighted sum of squares of the adjustments, per window; chi-square distributed without gross errors."""
+        total = np.empty(len(self._rhs))
+        for part in self.parts:
+            residual = self._residual(part)
+            total[part.windows] = ((residual @ part.projection.multiplier) * residual).sum(axis=1)
+        return float(total[0]) if self.measured.ndim == 1 else total
+
+    @cached_property
+    def degrees_of_freedom(self) -> Any:
+        """Independent balances among measured streams with a positive std, per window."""
+        number = np.empty(len(self._rhs), dtype=np.int64)
+        for part in self.parts:
+            number[part.windows] = part.projection.degrees_of_freedom
+        return int(number[0]) if self.measured.ndim == 1 else number
+
+    @cached_property
+    def measurement_test(self) -> Floats:
+        """|adjustment| / std(adjustment), as measured; NaN where nothing can be tested (not redundant).
+
+        Standard normal in magnitude without gross errors (Mah & Tamhane 1982, Almasy & Sztano 1975).
+        """
+        return self._tested(0.0)
+
+    @cached_property
+    def local_test(self) -> Floats:
+        """The measurement test of VDI 2048, as measured: |a| / sqrt(max(var a, var y / 10)); NaN where unmeasured."""
+        return self._tested(VDI_FLOOR)
+
+    def multipliers(self) -> Floats:
+        """Return the multipliers of the balances, shape (n_nodes,) or (n_windows, n_nodes)."""
+        windows = self.measured.reshape(len(self._rhs), -1)
+        full = np.empty((len(windows), self._rhs.shape[1]))
+        for part in self.parts:
+            full[part.windows] = self._residual(part) @ part.projection.multiplier
+        return full[0] if self.measured.ndim == 1 else full
+
+    def covariance(self, window: int = 0) -> Floats:
+        """Return the covariance of one window's reconciled values, shape (n_streams, n_streams)."""
+        for part in self.parts:
+            if window in part.windows:
+                return part.projection.covariance()
+        raise IndexError(f"window {window} of {len(self._rhs)}")
+
+    def _residual(self, part: Part) -> Floats:
+        """Return A y - b with zero for unmeasured streams, shape (n_members, n_nodes)."""
+        p = part.projection
+        known = np.where(p.measured, self.measured.reshape(len(self._rhs), -1)[part.windows], 0.0)
+        residual: Floats = known @ p.matrix.T - self._rhs[part.windows]
+        return residual
+
+    def _tested(self, floor: float) -> Floats:
+        """Divide |adjustment| by its std, the variance no smaller than `floor` times that of the measured value."""
+        spread = self.adjustment_std
+        if floor:
+            prior = self._per_stream(lambda p: np.where(p.measured, np.diagonal(p.prior), np.nan))
+            spread = np.sqrt(np.maximum(spread**2, floor * prior))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(spread > 0, abs(self.adjustment) / spread, np.nan)
+
+    def _per_stream(self, of: Any) -> npt.NDArray[Any]:
+        """Spread a value per stream and pattern over the windows of that pattern."""
+        if self.measured.ndim == 1:
+            return np.asarray(of(self.parts[0].projection))
+        if len(self.parts) == 1:
+            return np.broadcast_to(of(self.parts[0].projection), self.measured.shape)
+        values = [np.asarray(of(part.projection)) for part in self.parts]
+        full = np.empty(self.measured.shape, dtype=values[0].dtype if values else float)
+        for part, value in zip(self.parts, values, strict=True):
+            full[part.windows] = value
+        return full
