@@ -1,0 +1,38 @@
+"""Stands in for a service in the supervisor's tests: the protocol of `symbiosis.service`, and ways to break it."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+behaviour, folder, name = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+
+
+def say(state, **detail):
+    print(json.dumps({"state": state, **detail}), flush=True)
+
+
+def note(what):
+    with (folder / "order").open("a") as file:
+        file.write(f"{name}:{what}\n")
+
+
+if behaviour == "broken":
+    sys.exit("no such thing")
+if behaviour == "wrong-input":
+    print("park.yaml:1: wrong", file=sys.stderr)
+    sys.exit(2)
+if behaviour == "chatty":
+    print("hello\n[1]", flush=True)
+if behaviour == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+say("loaded")
+for line in sys.stdin:
+    if line.strip() == "start":
+        say("serving", servers=3)
+    elif line.strip() == "stop" and behaviour != "deaf":
+        note("stop")
+        break
+if behaviour == "deaf":
+    signal.pause()
+note("end")
