@@ -31,11 +31,14 @@ def connect(dsn: str, *, autocommit: bool = False, application: str = "symbiosis
         If the DSN is malformed or the server cannot be reached; the text names the server and holds no password.
     """
     try:
-        settings = conninfo_to_dict(dsn)
-        settings.setdefault("connect_timeout", str(CONNECT_TIMEOUT_S))
-        settings.setdefault("application_name", application)
-        settings["options"] = f"{settings.get('options') or ''} -c TimeZone=UTC".strip()
-        return psycopg.connect(make_conninfo(**settings), autocommit=autocommit)
+        given = conninfo_to_dict(dsn)
+        complete = make_conninfo(
+            dsn,
+            connect_timeout=given.get("connect_timeout") or CONNECT_TIMEOUT_S,
+            application_name=given.get("application_name") or application,
+            options=f"{given.get('options') or ''} -c TimeZone=UTC".strip(),
+        )
+        return psycopg.connect(complete, autocommit=autocommit)
     except psycopg.Error as error:
         reason = str(error).strip().splitlines()
         raise StoreError(f"cannot connect to {where(dsn)}: {reason[-1].strip() if reason else error!r}") from error

