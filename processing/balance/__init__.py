@@ -3,6 +3,7 @@
 The package's public functions; each array shape is in their docstrings.
 
 - `prepare`, `reconcile`: linear balances A x = b, one window or thousands (network.py).
+- `reconcile_nonlinear`: any smooth constraints g(x) = 0, one window (nonlinear.py).
 - `classify`: redundant, nonredundant, observable, unobservable (classify.py).
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 from processing.balance.classify import Classes, classify
 from processing.balance.errors import BalanceError, ContradictionError
 from processing.balance.network import Network, prepare, reconcile
+from processing.balance.nonlinear import NonlinearResult, reconcile_nonlinear
 from processing.balance.result import Result
 
 __all__ = [
@@ -18,8 +20,10 @@ __all__ = [
     "Classes",
     "ContradictionError",
     "Network",
+    "NonlinearResult",
     "Result",
     "classify",
     "prepare",
     "reconcile",
+    "reconcile_nonlinear",
 ]

@@ -88,10 +88,10 @@ def classify(incidence: Matrix, is_measured: npt.ArrayLike) -> Classes:
         raise BalanceError(
             f"is_measured must be bool of shape ({rows.n_columns},), got {present.dtype} of shape {present.shape}"
         )
-    projection = project(rows.dense(), present, np.eye(rows.n_columns))
+    projection = project(rows.dense(), present, np.ones(rows.n_columns))
     return Classes(
         measured=present,
-        redundant=present & projection.redundant,
+        redundant=projection.redundant,
         observable=projection.observable,
         degrees_of_freedom=projection.degrees_of_freedom,
     )

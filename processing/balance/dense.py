@@ -1,8 +1,8 @@
 """The projection of one pattern of measured streams, by orthogonal factors of dense matrices.
 
-Here: what small networks use, and what the sparse factors (sparse.py) are checked against. Orthogonal factors
-keep twice the digits of the normal equations, decide ranks safely, and cost nothing below some hundred streams.
-Not here: which pattern a window has (network.py). The main path enters at `project`.
+Here: what small networks and each step of the nonlinear solver use, and what the sparse factors (sparse.py) are
+checked against. Orthogonal factors keep twice the digits of the normal equations, decide ranks safely, and cost
+nothing below some hundred streams. Not here: which pattern a window has (network.py). The main path: `project`.
 
 Notation (Narasimhan & Jordache 2000, ch. 3 and 7): A x = b the balances; M the measured, U the unmeasured streams;
 y the measured values with covariance V = C C'. A_U = Q R by QR with column pivoting; Q2 spans what A_U does not
@@ -12,6 +12,7 @@ reach, so Q2' A_M x_M = Q2' b are the balances that hold among measured streams 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import scipy.linalg as la
@@ -24,62 +25,133 @@ RANK_TOLERANCE = 1e-10
 Coefficients come from files with six to twelve digits, double precision leaves about 1e-14 after factoring: any
 value between separates dependence written in the file from rounding."""
 
+CONTRADICTION = 1e-8
+"""A balance that cannot be adjusted may stay open by this share of its largest term."""
+
 
 @dataclass(frozen=True, eq=False)
 class DenseProjection:
-    """Everything about one pattern that does not depend on the values.
+    """Everything about one pattern that does not depend on the values; what is not asked for is not computed.
 
     Parameters
     ----------
+    matrix
+        A, shape (n_nodes, n_streams).
+    root
+        C of V = C C', shape (n_streams, n_errors), or (n_streams,) where it is diagonal; zero where unmeasured.
     measured, redundant, observable
         bool, shape (n_streams,).
-    degrees_of_freedom
-        Number of independent balances among measured streams of positive std.
-    gain
-        shape (n_streams, n_streams): reconciled = gain @ y + gain_rhs @ b, with y = 0 where unmeasured.
-    gain_rhs
-        shape (n_streams, n_nodes).
-    multiplier
-        shape (n_nodes, n_nodes): lambda = multiplier @ (A y - b), the multipliers of the balances.
-    left_null
+    basis
+        shape (n_errors, degrees_of_freedom): orthonormal, spans what the balances see of the errors.
+    to_basis
+        shape (degrees_of_freedom, n_nodes): adjustment = -C basis (to_basis @ (A y - b)).
+    inverse
+        shape (n_unmeasured, n_nodes): x_U = inverse @ (b - A_M x_M).
+    depend
         shape (n_dependent, n_nodes): combinations of balances that no stream of positive std enters.
-    root
-        shape (n_streams, n_streams): gain @ C, a square root of the covariance of the reconciled values.
-    prior
-        shape (n_streams, n_streams): V with zeros where unmeasured.
-    matrix
-        shape (n_nodes, n_streams): A.
     """
 
+    matrix: Floats
+    root: Floats
     measured: Bools
     redundant: Bools
     observable: Bools
-    degrees_of_freedom: int
-    gain: Floats
-    gain_rhs: Floats
-    multiplier: Floats
-    left_null: Floats
-    root: Floats
-    prior: Floats
-    matrix: Floats
+    basis: Floats
+    to_basis: Floats
+    inverse: Floats
+    depend: Floats
 
-    def covariance(self) -> Floats:
-        """Return the covariance of the reconciled values, shape (n_streams, n_streams); NaN where unobservable."""
-        full: Floats = self.root @ self.root.T
-        full[~self.observable] = np.nan
+    @property
+    def degrees_of_freedom(self) -> int:
+        """Number of independent balances among measured streams of positive std."""
+        return int(self.basis.shape[1])
+
+    def residual(self, known: Floats, rhs: Floats) -> Floats:
+        """Return A y - b, shape (n_windows, n_nodes), for y of shape (n_windows, n_streams), 0 where unmeasured."""
+        product: Floats = known @ self.matrix.T - rhs
+        return product
+
+    def solve(self, known: Floats, rhs: Floats) -> Floats:
+        """Return reconciled values, shape (n_windows, n_streams), NaN where unobservable, for y and b as `residual`."""
+        full = self.solve_from(known, rhs, known)
         full[:, ~self.observable] = np.nan
         return full
 
+    def solve_from(self, known: Floats, rhs: Floats, start: Floats) -> Floats:
+        """Return values that close the balances as `solve`, unobservable streams as near to `start` as these allow."""
+        seen = self.residual(known, rhs) @ self.to_basis.T
+        full = known - _weigh(seen @ self.basis.T, self.root.T)
+        unmeasured = ~self.measured
+        if unmeasured.any():
+            full[:, unmeasured] = start[:, unmeasured]
+            full[:, unmeasured] += (rhs - full @ self.matrix.T) @ self.inverse.T
+        return full
+
+    def multipliers(self, residual: Floats) -> Floats:
+        """Return the balances' multipliers, shape (n_windows, n_nodes): adjustment = -V A' multipliers."""
+        product: Floats = (residual @ self.to_basis.T) @ self.to_basis
+        return product
+
+    def objective(self, residual: Floats) -> Floats:
+        """Return the weighted sum of squares of the adjustments, shape (n_windows,)."""
+        total: Floats = ((residual @ self.to_basis.T) ** 2).sum(axis=1)
+        return total
+
+    def objective_of(self, adjustment: Floats) -> Floats:
+        """Return the weighted sum of squares of given adjustments, shape (n_windows,), 0 where unmeasured."""
+        if self.root.ndim == 1:
+            share = np.divide(adjustment, self.root, out=np.zeros_like(adjustment), where=self.root > 0)
+        else:
+            share = np.linalg.lstsq(self.root, adjustment.T, rcond=1e-12)[0].T
+        total: Floats = (share**2).sum(axis=1)
+        return total
+
+    def contradiction(self, known: Floats, rhs: Floats) -> tuple[int, list[int], float] | None:
+        """Return (window, nodes, what is left open) of the first balance open where nothing can be adjusted."""
+        if not self.depend.size:
+            return None
+        left = self.residual(known, rhs) @ self.depend.T
+        terms = (abs(known) @ abs(self.matrix.T) + abs(rhs)) @ abs(self.depend.T)
+        bad = np.argwhere(abs(left) > CONTRADICTION * terms)
+        if not bad.size:
+            return None
+        window, which = (int(k) for k in bad[0])
+        return window, np.flatnonzero(self.depend[which]).tolist(), float(left[window, which])
+
+    @cached_property
+    def covariance_root(self) -> Floats:
+        """Square root of the covariance of the reconciled values, shape (n_streams, n_errors)."""
+        # C (I - basis basis') and not V minus what the balances take away: no digits cancel for sure meters
+        full = -_weigh_rows(self.root, self.basis) @ self.basis.T
+        full += np.diag(self.root) if self.root.ndim == 1 else self.root
+        unmeasured = ~self.measured
+        if unmeasured.any():
+            full[unmeasured] = -(self.inverse @ self.matrix) @ full
+            full[~self.observable] = np.nan
+        return full
+
+    @cached_property
+    def std(self) -> Floats:
+        """Std of the reconciled values, shape (n_streams,); NaN where unobservable."""
+        variance: Floats = (self.covariance_root**2).sum(axis=1)
+        return np.sqrt(variance)
+
+    @cached_property
+    def prior_variance(self) -> Floats:
+        """Variance of the measured values, shape (n_streams,); NaN where unmeasured."""
+        variance = self.root**2 if self.root.ndim == 1 else (self.root**2).sum(axis=1)
+        return np.where(self.measured, variance, np.nan)
+
+    @cached_property
+    def adjustment_std(self) -> Floats:
+        """Std of the adjustments of error-free meters, shape (n_streams,); zero without redundancy, NaN unmeasured."""
+        variance = (_weigh_rows(self.root, self.basis) ** 2).sum(axis=1)
+        return np.where(self.measured, np.sqrt(np.where(self.redundant, variance, 0.0)), np.nan)
+
     def covariance_of(self, streams: Ints) -> Floats:
         """Return columns of the covariance of the reconciled values, shape (n_streams, k), for (k,) streams."""
-        columns: Floats = self.root @ self.root[streams].T
+        columns: Floats = self.covariance_root @ self.covariance_root[streams].T
         return columns
-
-    def adjustment_covariance(self) -> Floats:
-        """Return the covariance of the adjustments: V A' L A V, shape (n_streams, n_streams)."""
-        spread = self.prior @ self.matrix.T
-        full: Floats = spread @ self.multiplier @ spread.T
-        return full
 
 
 def project(matrix: Floats, measured: Bools, root: Floats) -> DenseProjection:
@@ -92,101 +164,91 @@ def project(matrix: Floats, measured: Bools, root: Floats) -> DenseProjection:
     measured
         bool, shape (n_streams,): streams with a usable value of finite std.
     root
-        C with V = C C', shape (n_streams, n_streams); rows of unmeasured streams are not read.
+        C with V = C C', shape (n_streams, n_errors), or the std, shape (n_streams,), where errors are independent.
     """
-    row_size = abs(matrix).max(axis=1, initial=0.0)
-    row_size[row_size == 0.0] = 1.0
-    scaled = matrix / row_size[:, None]
-    unmeasured = np.flatnonzero(~measured)
-    reach, free, solve_unmeasured = _eliminate(scaled[:, unmeasured])
+    size = abs(matrix).max(axis=1, initial=0.0)
+    size[size == 0.0] = 1.0
+    scaled = matrix / size[:, None]
+    unmeasured = ~measured
+    reach, free, inverse = _eliminate(scaled[:, unmeasured])
     balances = reach.T @ scaled
     balances[abs(balances) <= RANK_TOLERANCE * (abs(reach.T) @ abs(scaled))] = 0.0
     balances[:, unmeasured] = 0.0
-    size = np.sqrt((scaled**2).sum(axis=0))
-    redundant = np.sqrt((balances**2).sum(axis=0)) > RANK_TOLERANCE * size
-    redundant &= size > 0.0
-    balances[:, ~redundant] = 0.0
-    spread = np.where(measured[:, None], root, 0.0)
-    basis, upper, order, rank = _ranked(balances @ spread)
-    # x = y - C basis upper^-T (Pi' Q2' (A y - b)); the dependent rows of Pi' Q2' say what cannot be adjusted
-    chosen = reach[:, order[:rank]] if rank else np.zeros((len(scaled), 0))
-    inverse = la.solve_triangular(upper, np.eye(rank)) if rank else np.zeros((0, 0))
-    to_balance = (chosen @ inverse).T / row_size
-    correction = spread @ basis @ to_balance
-    fit = np.diag(measured.astype(float)) - correction @ matrix
-    fit[:, unmeasured] = 0.0
-    fit_rhs = correction
+    spread = np.where(measured if root.ndim == 1 else measured[:, None], root, 0.0)
+    basis, to_rows, depend = _orthogonalise(_weigh(balances, spread))
     observable = measured.copy()
     observable[unmeasured] = ~free
-    if unmeasured.size:
-        through = solve_unmeasured @ scaled
-        fit[unmeasured] = -through @ fit
-        fit_rhs[unmeasured] = solve_unmeasured / row_size - through @ fit_rhs
-    fit[~observable] = np.nan
-    fit_rhs[~observable] = np.nan
-    depend = _clean(reach @ _complement(balances @ spread, basis, upper, order, rank)).T / row_size
     return DenseProjection(
-        measured=measured,
-        redundant=redundant,
-        observable=observable,
-        degrees_of_freedom=rank,
-        gain=fit,
-        gain_rhs=fit_rhs,
-        multiplier=to_balance.T @ to_balance,
-        left_null=depend,
-        root=np.nan_to_num(fit) @ spread,
-        prior=spread @ spread.T,
         matrix=matrix,
+        root=spread,
+        measured=measured,
+        redundant=measured & (balances != 0.0).any(axis=0),
+        observable=observable,
+        basis=basis,
+        to_basis=(to_rows @ reach.T) / size,
+        inverse=inverse / size,
+        depend=_clean(reach @ depend.T).T / size,
     )
 
 
 def _eliminate(columns: Floats) -> tuple[Floats, Bools, Floats]:
     """Return Q2 with Q2' columns = 0, which columns stay undetermined, and a left inverse for the others."""
     m, n = columns.shape
-    size = np.sqrt((columns**2).sum(axis=0))
-    scale = np.where(size > 0, size, 1.0)
-    if n == 0 or m == 0:
+    if not columns.size or not columns.any():
         return np.eye(m), np.ones(n, dtype=bool), np.zeros((n, m))
-    q, r, order = la.qr(columns / scale, pivoting=True)
-    rank = int((abs(np.diagonal(r)) > RANK_TOLERANCE * abs(r[0, 0])).sum()) if size.any() else 0
-    inverse = np.zeros((n, m))
-    null = np.zeros((n, n - rank))
-    if rank:
-        inverse[order[:rank]] = la.solve_triangular(r[:rank, :rank], q[:, :rank].T)
-        null[order[:rank]] = -la.solve_triangular(r[:rank, :rank], r[:rank, rank:])
+    size = np.sqrt((columns**2).sum(axis=0))
+    size[size == 0.0] = 1.0
+    q, r, order = la.qr(columns / size, pivoting=True)
+    rank = _rank(r)
+    inverse, null = np.zeros((n, m)), np.zeros((n, n - rank))
+    inverse[order[:rank]] = la.solve_triangular(r[:rank, :rank], q[:, :rank].T)
     null[order[rank:], np.arange(n - rank)] = 1.0
-    free = abs(null).max(axis=1, initial=0.0) > RANK_TOLERANCE * max(1.0, abs(null).max(initial=0.0))
-    return _clean(np.asarray(q[:, rank:], dtype=np.float64)), free, inverse / scale[:, None]
+    if rank < n:
+        null[order[:rank]] = -la.solve_triangular(r[:rank, :rank], r[:rank, rank:])
+    free = (abs(null) > RANK_TOLERANCE * abs(null).max(axis=0, initial=1.0)).any(axis=1)
+    return _clean(np.asarray(q[:, rank:], dtype=np.float64)), free, inverse / size[:, None]
 
 
-def _ranked(weighted: Floats) -> tuple[Floats, Floats, Ints, int]:
-    """Return (basis, upper, order, rank) with weighted[order[:rank]].T = basis @ upper, basis orthonormal."""
+def _orthogonalise(weighted: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return (basis, to_rows, depend): to_rows @ weighted = basis' with orthonormal columns, depend @ weighted = 0."""
     rows, columns = weighted.shape
-    if rows == 0 or not weighted.any():
-        return np.zeros((columns, 0)), np.zeros((0, 0)), np.arange(rows), 0
+    if not weighted.size or not weighted.any():
+        return np.zeros((columns, 0)), np.zeros((0, rows)), np.eye(rows)
     size = np.sqrt((weighted**2).sum(axis=1))
-    scale = np.where(size > 0, size, 1.0)
+    size[size == 0.0] = 1.0
     # rows of the tall matrix by falling size: Householder QR is then stable row by row (Cox & Higham 1998)
     fall = np.argsort(-abs(weighted).max(axis=0), kind="stable")
-    q, r, order = la.qr(weighted.T[fall] / scale, mode="economic", pivoting=True)
-    rank = int((abs(np.diagonal(r)) > RANK_TOLERANCE * abs(r[0, 0])).sum())
-    basis = np.empty((columns, rank))
+    q, r, order = la.qr(weighted.T[fall] / size, mode="economic", pivoting=True)
+    rank = _rank(r)
+    basis, to_rows, depend = np.empty((columns, rank)), np.zeros((rank, rows)), np.zeros((rows - rank, rows))
     basis[fall] = q[:, :rank]
-    upper = np.asarray(r[:rank, :rank] * scale[order[:rank]], dtype=np.float64)
-    return basis, upper, order.astype(np.int64), rank
+    upper = r[:rank, :rank]
+    to_rows[:, order[:rank]] = la.solve_triangular(upper, np.eye(rank), trans="T") / size[order[:rank]]
+    depend[np.arange(rows - rank), order[rank:]] = 1.0 / size[order[rank:]]
+    if rank < rows:
+        depend[:, order[:rank]] = -la.solve_triangular(upper, r[:rank, rank:]).T / size[order[:rank]]
+    return basis, to_rows, depend
 
 
-def _complement(weighted: Floats, basis: Floats, upper: Floats, order: Ints, rank: int) -> Floats:
-    """Return combinations of the rows of `weighted` that vanish, shape (n_rows, n_dependent)."""
-    rows = weighted.shape[0]
-    null = np.zeros((rows, rows - rank))
-    null[order[rank:], np.arange(rows - rank)] = 1.0
-    if rank and rows > rank:
-        null[order[:rank]] = -la.solve_triangular(upper, basis.T @ weighted[order[rank:]].T)
-    return null
+def _rank(upper: Floats) -> int:
+    """Return the rank that the diagonal of a pivoted triangular factor shows."""
+    diagonal = abs(np.diagonal(upper))
+    return int((diagonal > RANK_TOLERANCE * diagonal[0]).sum())
+
+
+def _weigh(rows: Floats, root: Floats) -> Floats:
+    """Return rows @ C for C given whole, or by its diagonal."""
+    product: Floats = rows * root if root.ndim == 1 else rows @ root
+    return product
+
+
+def _weigh_rows(root: Floats, columns: Floats) -> Floats:
+    """Return C @ columns for C given whole, or by its diagonal."""
+    product: Floats = root[:, None] * columns if root.ndim == 1 else root @ columns
+    return product
 
 
 def _clean(columns: Floats) -> Floats:
-    """Set rounding noise, against the largest of its column, to exact zero, so that untouched streams stay untouched."""
+    """Set rounding noise, against the largest of its column, to zero: what it does not touch stays untouched."""
     noise = 64 * np.finfo(float).eps * abs(columns).max(axis=0, initial=0.0)
     return np.where(abs(columns) <= noise, 0.0, columns)

@@ -175,6 +175,25 @@ def checked_std(std: npt.ArrayLike, n_streams: int) -> Floats:
     return np.where(np.isnan(values), np.inf, values)
 
 
+def checked_uncertainty(
+    std: npt.ArrayLike | None, covariance: Matrix | None, n_streams: int
+) -> tuple[Floats | None, Rows | None]:
+    """Return (std, None) or (None, covariance), whichever was given.
+
+    Raises
+    ------
+    BalanceError
+        If both or neither were given, or the one given does not fit.
+    """
+    if std is not None and covariance is not None:
+        raise BalanceError("give either std or covariance, not both")
+    if covariance is not None:
+        return None, checked_covariance(covariance, n_streams)
+    if std is None:
+        raise BalanceError("give either std or covariance, got neither")
+    return checked_std(std, n_streams), None
+
+
 def checked_covariance(covariance: Matrix, n_streams: int) -> Rows:
     """Return a covariance matrix (n_streams, n_streams) by rows; NaN rows belong to unmeasured streams.
 

@@ -24,9 +24,6 @@ from processing.balance.result import Part, Result
 PATTERNS_KEPT = 256
 """Projections kept for patterns of silent meters; beyond it the one unused for longest goes."""
 
-CONTRADICTION = 1e-8
-"""A balance that cannot be adjusted may stay open by this share of its largest term."""
-
 
 class Network:
     """Everything about a network that does not depend on the readings.
@@ -55,7 +52,7 @@ class Network:
         self.bounds = bounds
         self._covariance = covariance
         self._matrix = incidence.dense()
-        self._root, self._known = _root_of(std, covariance, incidence.n_columns)
+        self._root, self._known = root_of(std, covariance, incidence.n_columns)
         self._projections: OrderedDict[bytes, DenseProjection] = OrderedDict()
 
     @property
@@ -97,12 +94,14 @@ class Network:
         if given is not None:
             right[:] = given
         reconciled = np.empty_like(windows)
-        parts = []
+        parts: list[Part] = []
+        bounded: list[int] = []
         for members, usable in patterns_of(~np.isnan(windows) & self._known):
-            projection = self.projection(usable)
-            reconciled[members] = self._solve(projection, windows[members], right[members], members)
-            parts.append(Part(projection, members))
-        return Result(values, reconciled, right, parts)
+            part = Part(self.projection(usable), members)
+            reconciled[members] = _solve(part, windows[members], right[members])
+            bounded += self._keep_inside(part, reconciled)
+            parts.append(part)
+        return Result(values, reconciled, right, parts, bounded)
 
     def projection(self, usable: Bools) -> DenseProjection:
         """Return the projection for one pattern of usable meters, bool, shape (n_streams,); kept for later."""
@@ -114,33 +113,34 @@ class Network:
         self._projections.move_to_end(key)
         return self._projections[key]
 
-    def _solve(self, projection: DenseProjection, values: Floats, rhs: Floats, members: Ints) -> Floats:
-        """Reconcile windows of one pattern, shape (n_members, n_streams)."""
-        known = np.where(projection.measured, values, 0.0)
-        self._check_for_contradiction(projection, known, rhs, members)
-        reconciled = known @ projection.gain.T + rhs @ projection.gain_rhs.T
-        if self.bounds is not None:
-            low, high = self.bounds
-            outside = ((reconciled < low) | (reconciled > high)).any(axis=1)
-            for k in np.flatnonzero(outside):
-                reconciled[k] = move_inside(reconciled[k], self.bounds, projection.covariance_of, int(members[k]))
-        return reconciled
+    def _keep_inside(self, part: Part, reconciled: Floats) -> list[int]:
+        """Move the windows of one part inside the bounds, in place; return the numbers of those moved."""
+        if self.bounds is None:
+            return []
+        low, high = self.bounds
+        values = reconciled[part.windows]
+        moved: list[int] = part.windows[((values < low) | (values > high)).any(axis=1)].tolist()
+        for k in moved:
+            reconciled[k] = move_inside(reconciled[k], self.bounds, part.projection.covariance_of, k)
+        return moved
 
-    def _check_for_contradiction(self, projection: DenseProjection, known: Floats, rhs: Floats, members: Ints) -> None:
-        """Refuse windows whose balances are open where nothing can be adjusted."""
-        combine = projection.left_null.T
-        if not combine.size:
-            return
-        left = abs((known @ self._matrix.T - rhs) @ combine)
-        terms = (abs(known) @ abs(self._matrix.T) + abs(rhs)) @ abs(combine)
-        bad = np.argwhere(left > CONTRADICTION * terms)
-        if bad.size:
-            window, which = bad[0]
-            nodes = np.flatnonzero(abs(combine[:, which]) > 1e-9 * abs(combine[:, which]).max())
-            raise ContradictionError(
-                f"window {members[window]}: the balances of nodes {nodes.tolist()} leave "
-                f"{left[window, which]:.6g} open and no stream with a positive std can take it up"
-            )
+
+def _solve(part: Part, values: Floats, rhs: Floats) -> Floats:
+    """Reconcile the windows of one pattern, shape (n_members, n_streams)."""
+    known = np.where(part.projection.measured, values, 0.0)
+    check_for_contradiction(part.projection, known, rhs, part.windows)
+    return part.projection.solve(known, rhs)
+
+
+def check_for_contradiction(projection: DenseProjection, known: Floats, rhs: Floats, members: Ints) -> None:
+    """Refuse windows whose balances are open where nothing can be adjusted."""
+    found = projection.contradiction(known, rhs)
+    if found is not None:
+        window, nodes, left = found
+        raise ContradictionError(
+            f"window {members[window]}: the balances of nodes {nodes} leave {left:.6g} open and no stream with a "
+            "positive std can take it up"
+        )
 
 
 def prepare(
@@ -182,15 +182,11 @@ def prepare(
     [10.1, 6.05, 4.05]
     """
     rows = inputs.rows_of(incidence, "incidence")
-    if (std is None) == (covariance is None):
-        raise BalanceError("give either std or covariance, " + ("got neither" if std is None else "not both"))
     limits = inputs.checked_bounds(bounds, rows.n_columns)
-    if covariance is not None:
-        return Network(rows, None, inputs.checked_covariance(covariance, rows.n_columns), limits)
-    spread = inputs.checked_std(np.asarray(std, dtype=float) if std is not None else 0.0, rows.n_columns)
-    if spread.ndim == 2:
+    spread, correlated = inputs.checked_uncertainty(std, covariance, rows.n_columns)
+    if spread is not None and spread.ndim == 2:
         raise BalanceError("prepare takes one std a stream; give std by window to reconcile")
-    return Network(rows, spread, None, limits)
+    return Network(rows, spread, correlated, limits)
 
 
 def reconcile(
@@ -271,12 +267,14 @@ def _reconcile_each(
     right = np.broadcast_to(np.zeros(rows.n_rows) if right is None else right, (len(values), rows.n_rows))
     limits = inputs.checked_bounds(bounds, rows.n_columns)
     reconciled = np.empty_like(values)
-    parts = []
+    parts: list[Part] = []
+    bounded: list[int] = []
     for members in _equal_rows(spread):
         found = Network(rows, spread[members[0]], None, limits).reconcile(values[members], rhs=right[members])
         reconciled[members] = found.reconciled
         parts += [Part(part.projection, members[part.windows]) for part in found.parts]
-    return Result(values, reconciled, right, parts)
+        bounded += members[found.bounded].tolist()
+    return Result(values, reconciled, right, parts, bounded)
 
 
 def patterns_of(usable: Bools) -> list[tuple[Ints, Bools]]:
@@ -296,11 +294,11 @@ def _equal_rows(table: npt.NDArray[Any]) -> list[Ints]:
     return [np.array(members) for members in groups.values()]
 
 
-def _root_of(std: Floats | None, covariance: Rows | None, n: int) -> tuple[Floats, Bools]:
-    """Return C with V = C C', shape (n, n), and which streams have a finite std."""
+def root_of(std: Floats | None, covariance: Rows | None, n: int) -> tuple[Floats, Bools]:
+    """Return C with V = C C', shape (n,) if diagonal, else (n, n), and which streams have a finite std."""
     if std is not None:
         known = np.isfinite(std)
-        return np.diag(np.where(known, std, 0.0)), known
+        return np.where(known, std, 0.0), known
     assert covariance is not None
     full = covariance.dense()
     known = np.isfinite(np.diagonal(full))

@@ -5,6 +5,7 @@ Here: `Result`. Not here: how the values were found (network.py), decisions abou
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -41,13 +42,18 @@ class Result:
         as measured; NaN where unobservable.
     parts : list of Part
         Windows grouped by which meters had a value.
+    bounded : ndarray
+        Numbers of the windows in which a bound binds.
     """
 
-    def __init__(self, measured: Floats, reconciled: Floats, rhs: Floats, parts: list[Part]) -> None:
+    def __init__(
+        self, measured: Floats, reconciled: Floats, rhs: Floats, parts: list[Part], bounded: Sequence[int] = ()
+    ) -> None:
         self.measured = measured
         self.reconciled = reconciled.reshape(measured.shape)
         self.parts = parts
         self._rhs = rhs
+        self.bounded = np.asarray(bounded, dtype=np.int64)
 
     @cached_property
     def adjustment(self) -> Floats:
@@ -62,22 +68,17 @@ class Result:
         -----
         Of the problem without bounds: a bound that binds makes the value surer, by how much depends on the reading.
         """
-        return self._per_stream(lambda p: np.where(p.observable, np.sqrt((p.root**2).sum(axis=1)), np.nan))
+        return self._per_stream(lambda p: p.std)
 
     @cached_property
     def adjustment_std(self) -> Floats:
         """Std that the adjustments of error-free meters have, as measured; NaN where unmeasured."""
-
-        def of(p: DenseProjection) -> Floats:
-            variance = np.maximum(np.diagonal(p.adjustment_covariance()), 0.0)
-            return np.where(p.measured, np.sqrt(np.where(p.redundant, variance, 0.0)), np.nan)
-
-        return self._per_stream(of)
+        return self._per_stream(lambda p: p.adjustment_std)
 
     @cached_property
     def redundant(self) -> Bools:
         """Measured, and still determined if its own meter is taken away; bool, as measured."""
-        return self._per_stream(lambda p: p.measured & p.redundant)
+        return self._per_stream(lambda p: p.redundant)
 
     @cached_property
     def observable(self) -> Bools:
@@ -102,8 +103,11 @@ class Result:
         """Weighted sum of squares of the adjustments, per window; chi-square distributed without gross errors."""
         total = np.empty(len(self._rhs))
         for part in self.parts:
-            residual = self._residual(part)
-            total[part.windows] = ((residual @ part.projection.multiplier) * residual).sum(axis=1)
+            total[part.windows] = part.projection.objective(self._residual(part))
+            moved = np.intersect1d(self.bounded, part.windows)
+            if moved.size:
+                step = self.adjustment.reshape(len(total), -1)[moved]
+                total[moved] = part.projection.objective_of(np.where(part.projection.measured, step, 0.0))
         return float(total[0]) if self.measured.ndim == 1 else total
 
     @cached_property
@@ -132,28 +136,27 @@ class Result:
         windows = self.measured.reshape(len(self._rhs), -1)
         full = np.empty((len(windows), self._rhs.shape[1]))
         for part in self.parts:
-            full[part.windows] = self._residual(part) @ part.projection.multiplier
+            full[part.windows] = part.projection.multipliers(self._residual(part))
         return full[0] if self.measured.ndim == 1 else full
 
     def covariance(self, window: int = 0) -> Floats:
         """Return the covariance of one window's reconciled values, shape (n_streams, n_streams)."""
         for part in self.parts:
             if window in part.windows:
-                return part.projection.covariance()
+                return part.projection.covariance_of(np.arange(self.measured.shape[-1]))
         raise IndexError(f"window {window} of {len(self._rhs)}")
 
     def _residual(self, part: Part) -> Floats:
         """Return A y - b with zero for unmeasured streams, shape (n_members, n_nodes)."""
         p = part.projection
         known = np.where(p.measured, self.measured.reshape(len(self._rhs), -1)[part.windows], 0.0)
-        residual: Floats = known @ p.matrix.T - self._rhs[part.windows]
-        return residual
+        return p.residual(known, self._rhs[part.windows])
 
     def _tested(self, floor: float) -> Floats:
         """Divide |adjustment| by its std, the variance no smaller than `floor` times that of the measured value."""
         spread = self.adjustment_std
         if floor:
-            prior = self._per_stream(lambda p: np.where(p.measured, np.diagonal(p.prior), np.nan))
+            prior = self._per_stream(lambda p: p.prior_variance)
             spread = np.sqrt(np.maximum(spread**2, floor * prior))
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(spread > 0, abs(self.adjustment) / spread, np.nan)
