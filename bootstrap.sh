@@ -33,7 +33,7 @@ candidates() { printf '%s\n' ${PYTHON:-} python3 python3.13 python3.12 python3.1
 # Prints the first Python that fits and can make an environment.
 find_python() {
     for python in $(candidates); do
-        if fits "$python" && has_venv "$python"; then command -v "$python"; return; fi
+        if fits "$python" && has_venv "$python"; then "$python" -c 'import sys; print(sys.executable)'; return; fi
     done
     return 1
 }
