@@ -13,7 +13,8 @@ CREATE TABLE balance_window (
     park_version            bigint NOT NULL,
     global_test             double precision,
     degrees_of_freedom      integer,
-    max_relative_imbalance  double precision                 -- of the reconciled balances: |in - out - stored| / throughput
+    max_relative_imbalance  double precision,                -- of the reconciled balances: |in - out - stored| / throughput
+    taken_out               text[] NOT NULL DEFAULT '{}'     -- meters left out of the balances: silent, stuck, or named as biased
 );
 
 CREATE TABLE flow (

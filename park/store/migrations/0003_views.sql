@@ -145,7 +145,7 @@ SELECT x.exchange, x.name, x.kind, x.settles, x.unit AS settled_unit, x.stream, 
 -- How do the windows come along?
 CREATE VIEW window_log AS
 SELECT window_start, window_end, closed_by, readings, last_source_time, computed_at, revision, park_version,
-       global_test, degrees_of_freedom, max_relative_imbalance
+       global_test, degrees_of_freedom, max_relative_imbalance, taken_out
   FROM balance_window;
 
 -- What is exchanged now, and is it as agreed?
