@@ -1,11 +1,29 @@
 """Where a park's data live: PostgreSQL, reached with psycopg.
 
-`schema` makes the tables, `readings` writes and reads raw readings, `versions` keeps each park description,
-`embedded` runs a PostgreSQL of one's own, `location` finds the database that is meant. Results are written by
-`processing`, which owns their migrations.
+`schema` makes the tables, `readings` writes and reads raw readings and `arrivals` announces them, `versions` keeps each
+park description, `embedded` runs a PostgreSQL of one's own, `location` finds the database that is meant. Results are
+written by `processing`, which owns their migrations.
 """
 
+from park.store.arrivals import Arrival, ArrivalListener, arrivals_after, latest_arrival
 from park.store.connection import connect
+from park.store.readings import ReadingBatch, ReadingWriter, WriteResult, read_window, reading_batch
 from park.store.schema import migrate, status
+from park.store.versions import load_stored_park, store_park
 
-__all__ = ["connect", "migrate", "status"]
+__all__ = [
+    "Arrival",
+    "ArrivalListener",
+    "ReadingBatch",
+    "ReadingWriter",
+    "WriteResult",
+    "arrivals_after",
+    "connect",
+    "latest_arrival",
+    "load_stored_park",
+    "migrate",
+    "read_window",
+    "reading_batch",
+    "status",
+    "store_park",
+]
