@@ -1,5 +1,6 @@
 """Fixtures that every test may use; each kind has its file in tests/fixtures."""
 
 pytest_plugins = [
+    "tests.fixtures.broker",
     "tests.fixtures.postgres",
 ]
