@@ -276,11 +276,12 @@ class Instruments:
         ndarray
             Shape (n_due,) [unit of each meter]: values, and amounts for counters and weighbridges.
         """
-        error = self._constant[tick.index] + self._varying[tick.index] * ndtri(
+        error: Floats = self._constant[tick.index] + self._varying[tick.index] * ndtri(
             _uniform(self._keys[tick.index], tick.time_us))
         fixed = np.where(self._has_dial[tick.index], 0.0, self._fixed[tick.index])
         std: Floats = np.hypot(self._relative[tick.index] * true, fixed) * STD_PER_U95
-        return true + std * error
+        measured: Floats = true + std * error
+        return measured
 
     def show(self, tick: Tick, measured: Floats) -> Floats:
         """Return what the due meters show: counters advanced by what they measured, everything rounded.
