@@ -52,20 +52,29 @@ def move_inside(
     seen = ~np.isnan(reconciled)
     x = reconciled
     chosen = np.zeros(0, dtype=np.int64)
-    columns = np.zeros((len(x), 0))
     side = np.zeros(0)
+    columns = np.zeros((len(x), 0))
+    size = np.maximum(abs(np.nan_to_num(reconciled)), np.finfo(float).tiny)
     while True:
-        excess = np.where(seen, np.maximum(low - x, x - high), -np.inf)
-        scale = np.maximum(abs(np.nan_to_num(x)), abs(np.nan_to_num(reconciled)))
-        new = np.setdiff1d(np.flatnonzero(excess > CLOSE * np.maximum(scale, 1e-300)), chosen)
+        new, sign = _broken(
+            np.where(seen, x, 0.0), low, high, np.where(seen, size, np.inf), set(zip(chosen, side, strict=True))
+        )
         if not new.size:
             return np.where(seen, np.clip(x, low, high), np.nan)
-        chosen = np.append(chosen, new)
+        chosen, side = np.append(chosen, new), np.append(side, sign)
         columns = np.column_stack([columns, covariance_of(new)])
-        side = np.append(side, np.where(low[new] > x[new], 1.0, -1.0))
         limit = np.where(side > 0, low[chosen], high[chosen])
         push = _pushes(columns[chosen] * np.outer(side, side), side * (limit - reconciled[chosen]), window)
         x = reconciled + columns @ (side * push)
+
+
+def _broken(x: Floats, low: Floats, high: Floats, size: Floats, chosen: set[tuple[int, float]]) -> tuple[Ints, Floats]:
+    """Return (streams, sides) of the bounds broken and not yet chosen; side 1 is the lower bound, -1 the upper."""
+    slack = CLOSE * np.maximum(size, abs(x))
+    pairs = [(int(j), 1.0) for j in np.flatnonzero(low - x > slack)]
+    pairs += [(int(j), -1.0) for j in np.flatnonzero(x - high > slack)]
+    new = [pair for pair in pairs if pair not in chosen]
+    return np.array([j for j, _ in new], dtype=np.int64), np.array([sign for _, sign in new])
 
 
 def _pushes(covariance: Floats, missing: Floats, window: int) -> Floats:

@@ -123,8 +123,6 @@ def reconcile_nonlinear(
     ------
     BalanceError
         If shapes do not fit, a start is missing, or a constraint is not finite at the start.
-    ContradictionError
-        If exact values contradict the constraints where the search ended.
 
     Notes
     -----
@@ -284,16 +282,7 @@ class _Search:
 
     def result(self, converged: bool, iterations: int) -> NonlinearResult:
         """Linearise where the search ended."""
-        projection = self.project()
-        if converged:
-            known = np.where(self.usable, self.measured, 0.0)[None]
-            rhs = (self.state.jacobian @ self.state.point - self.state.residual)[None]
-            found = projection.contradiction(known, rhs)
-            if found is not None:
-                raise ContradictionError(
-                    f"constraints {found[1]} leave {found[2]:.6g} open and no variable with a positive std takes it up"
-                )
-        return NonlinearResult(self, projection, converged, iterations)
+        return NonlinearResult(self, self.project(), converged, iterations)
 
 
 def _start(measured: Floats, start: npt.ArrayLike | None, usable: Bools) -> Floats:

@@ -1,0 +1,109 @@
+"""Nonlinear reconciliation: a published case, and what must hold for any constraints."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from processing.balance import BalanceError, reconcile, reconcile_nonlinear
+from tests.reference import cases
+
+
+def test_swartz_1989():
+    case = cases.Swartz()
+    result = reconcile_nonlinear(case.constraints, case.jacobian, case.measured, case.std, start=case.start)
+    assert result.converged
+    np.testing.assert_allclose(result.reconciled, case.reconciled, rtol=1e-9)
+    assert result.global_test == pytest.approx(case.case["objective"], rel=1e-9)
+    assert result.observable.all()
+    assert result.degrees_of_freedom == 3
+
+
+def test_std_is_that_of_repeated_measurement():
+    """Linearised std against 2,000 simulated windows of a heat meter and its flow."""
+    rng = np.random.default_rng(0)
+    true, std = np.array([2.0, 3.0, 6.0]), np.array([0.02, 0.03, 0.05])
+    found = np.array([product(true + std * rng.standard_normal(3), std).reconciled for _ in range(2000)])
+    result = product(true, std)
+    np.testing.assert_allclose(found.std(axis=0), result.std, rtol=0.05)
+
+
+def product(measured, std, **more):
+    """The product of two measured values, measured too."""
+    return reconcile_nonlinear(
+        lambda x: [x[0] * x[1] - x[2]], lambda x: np.array([[x[1], x[0], -1.0]]), measured, std, **more
+    )
+
+
+def test_linear_constraints_are_the_linear_answer():
+    case = cases.linear_networks()["P15"]
+    matrix = case["incidence"].astype(float)
+    measured = case["measured"].copy()
+    measured[[2, 7, 20]] = np.nan
+    nonlinear = reconcile_nonlinear(
+        lambda x: matrix @ x, lambda x: matrix, measured, case["std"], start=np.where(np.isnan(measured), 1.0, measured)
+    )
+    linear = reconcile(matrix, measured, case["std"])
+    assert nonlinear.converged
+    for name in ("reconciled", "std", "measurement_test", "global_test"):
+        np.testing.assert_allclose(getattr(nonlinear, name), getattr(linear, name), rtol=1e-8, err_msg=name)
+
+
+def test_unmeasured_is_computed_with_its_std():
+    result = product([2.0, np.nan, 6.0], [0.1, 1.0, 0.3], start=[np.nan, 1.0, np.nan])
+    assert result.converged
+    assert result.reconciled[1] == pytest.approx(3.0)
+    assert result.std[1] == pytest.approx(3.0 * np.hypot(0.05, 0.05))
+    assert result.degrees_of_freedom == 0
+
+
+def test_unobservable_is_said():
+    result = product([2.0, np.nan, np.nan], [0.1, 1.0, 1.0], start=[2.0, 3.0, 5.0])
+    assert result.converged
+    assert np.isnan(result.reconciled).tolist() == [False, True, True]
+    assert result.point[0] * result.point[1] == pytest.approx(result.point[2])
+
+
+def test_bounds_hold():
+    result = product([2.0, -0.4, 0.5], [0.1, 0.5, 0.3], bounds=(0.0, np.inf))
+    assert result.converged
+    assert (result.reconciled >= 0.0).all()
+    free = product([2.0, -0.4, 0.5], [0.1, 0.9, 0.9], bounds=(-9.0, np.inf))
+    assert free.converged
+    bound = product([2.0, -0.4, -0.5], [0.1, 0.5, 0.3], bounds=(0.0, np.inf))
+    np.testing.assert_allclose(bound.reconciled, [2.0, 0.0, 0.0], atol=1e-9)
+    assert bound.global_test == pytest.approx((0.4 / 0.5) ** 2 + (0.5 / 0.3) ** 2)
+
+
+def test_no_convergence_is_said():
+    """x^2 + 1 = 0 has no solution: never called an answer."""
+    result = reconcile_nonlinear(lambda x: [x[0] ** 2 + 1.0], lambda x: np.array([[2.0 * x[0]]]), [1.0], [1.0])
+    assert not result.converged
+    assert result.iterations == 50
+    exact = product([2.0, 3.0, 7.0], 0.0)
+    assert not exact.converged
+    assert exact.constraint_residual == pytest.approx(-1.0)
+
+
+def test_correlated_meters():
+    covariance = np.array([[0.01, 0.008, 0.0], [0.008, 0.01, 0.0], [0.0, 0.0, 0.09]])
+    result = reconcile_nonlinear(
+        lambda x: [x[0] * x[1] - x[2]], lambda x: np.array([[x[1], x[0], -1.0]]), [2.0, 3.0, 6.6], covariance=covariance
+    )
+    assert result.converged
+    adjustment = result.adjustment
+    gradient = np.linalg.solve(covariance, adjustment)
+    normal = result.jacobian[0]
+    np.testing.assert_allclose(gradient / normal, (gradient / normal)[0], rtol=1e-7)
+    assert result.global_test == pytest.approx(adjustment @ gradient)
+
+
+def test_what_is_wrong_is_refused():
+    with pytest.raises(BalanceError, match="start must be given where unmeasured, missing for variable 1"):
+        product([2.0, np.nan, 6.0], 0.1)
+    with pytest.raises(BalanceError, match="jacobian must have shape"):
+        reconcile_nonlinear(lambda x: [x[0]], lambda x: np.ones((2, 1)), [1.0], 1.0)
+    with pytest.raises(BalanceError, match="finite at the start"):
+        reconcile_nonlinear(lambda x: [np.nan], lambda x: np.ones((1, 1)), [1.0], 1.0)
+    with pytest.raises(BalanceError, match="start must have shape"):
+        product([2.0, 3.0, 6.0], 0.1, start=[1.0])
