@@ -1,11 +1,14 @@
 """Every error that the program raises on purpose, on one screen.
 
+Each is an answer to whoever runs the program, and says what to do::
+
     SymbiosisError
     ├── InputError            what the user gave is wrong: exit 2, before any connection is made
     │   └── ParkError         a park.yaml or meters.csv with faults, all of them at once
     └── OperationError        the work failed: exit 1
         ├── StoreError        the database, or its data folder
-        └── BrokerError       the MQTT broker
+        ├── BrokerError       the MQTT broker
+        └── SourceError       a server or broker that meters are read from, and that cannot serve them
 """
 
 from __future__ import annotations
@@ -39,10 +42,10 @@ class InputError(SymbiosisError):
 
 
 class ParkError(InputError):
-    """A park's files have faults; `faults` holds all of them in file order."""
+    """A park's files have faults; `faults` holds all of them, in the order of the files."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
-        self.faults = tuple(sorted(faults))
+        self.faults = tuple(faults)
         super().__init__("\n".join(str(fault) for fault in self.faults))
 
 
@@ -56,3 +59,7 @@ class StoreError(OperationError):
 
 class BrokerError(OperationError):
     """The MQTT broker."""
+
+
+class SourceError(OperationError):
+    """A server or broker that meters are read from cannot serve them as they need."""

@@ -199,6 +199,8 @@ class Stream(Entry):
 
     def _flow_si(self, value: float, unit: str) -> float | None:
         """Return a flow of this stream in kg/s or kW, also from a volume flow where the density is known."""
+        if value == 0:
+            return 0.0
         if dimension(unit) in (Dimension.MASS_FLOW, Dimension.POWER):
             return to_si(value, unit)
         if self.density_kg_m3 is not None:
