@@ -1,0 +1,105 @@
+"""The meters that are collected, in the order of their places in a batch, with what turns their readings into SI.
+
+Everything that a reading needs is prepared here once, when the park is read: nothing looks up a unit, a path or a
+source for a single reading. Which protocol reads a meter is in `opcua.tags` and `mqtt.payload`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from park.model import Meter, Park
+from park.units import conversion
+
+MQTT = "mqtt"
+SPARKPLUG = "sparkplug"
+
+
+def opcua_source(endpoint: str) -> str:
+    """Return the name of a server's source: its endpoint as the park configures it."""
+    return f"opcua:{endpoint}"
+
+
+@dataclass(frozen=True)
+class Register:
+    """Meters by place: `meters[i]` is the meter of the rows that carry the number i.
+
+    Attributes
+    ----------
+    meters
+        Every meter of the park, those that no protocol here can read included.
+    """
+
+    meters: tuple[Meter, ...]
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """Meter ids by place."""
+        return tuple(meter.id for meter in self.meters)
+
+    @cached_property
+    def scale(self) -> npt.NDArray[np.float64]:
+        """Scale to SI by place, shape (n_meters,) [SI a unit of the meter]."""
+        return np.array([conversion(meter.unit).scale for meter in self.meters], dtype=np.float64)
+
+    @cached_property
+    def offset(self) -> npt.NDArray[np.float64]:
+        """Offset to SI by place, shape (n_meters,) [SI]."""
+        return np.array([conversion(meter.unit).offset for meter in self.meters], dtype=np.float64)
+
+    @cached_property
+    def opcua(self) -> Mapping[str, Sequence[int]]:
+        """Places of the OPC UA meters by endpoint as configured."""
+        found: dict[str, list[int]] = {}
+        for place, meter in enumerate(self.meters):
+            if meter.source.opcua is not None:
+                found.setdefault(meter.source.opcua.endpoint, []).append(place)
+        return found
+
+    @cached_property
+    def mqtt(self) -> Sequence[int]:
+        """Places of the meters whose readings come as MQTT payloads."""
+        return [place for place, meter in enumerate(self.meters) if meter.source.mqtt is not None]
+
+    @cached_property
+    def sparkplug(self) -> Sequence[int]:
+        """Places of the Sparkplug meters: known, not collected by this version."""
+        return [place for place, meter in enumerate(self.meters) if meter.source.sparkplug is not None]
+
+    @cached_property
+    def source(self) -> tuple[str, ...]:
+        """Source names by place."""
+        return tuple(_source_of(meter) for meter in self.meters)
+
+    def to_si(self, place: npt.NDArray[np.int64], value: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return values in SI.
+
+        Parameters
+        ----------
+        place
+            Meter of each value, shape (n,).
+        value
+            Values, shape (n,) [unit of the meter]; NaN where there is none, which stays.
+
+        Returns
+        -------
+        numpy.ndarray
+            Values, shape (n,) [SI].
+        """
+        return value * self.scale[place] + self.offset[place]
+
+
+def register_of(park: Park) -> Register:
+    """Return the register of all meters of the park."""
+    return Register(tuple(park.meters))
+
+
+def _source_of(meter: Meter) -> str:
+    if meter.source.opcua is not None:
+        return opcua_source(meter.source.opcua.endpoint)
+    return MQTT if meter.source.mqtt is not None else SPARKPLUG

@@ -1,0 +1,62 @@
+"""What came and is no reading: counted for each source and reason; the first of its kind is logged with what it was.
+
+Nothing is raised: a bad message never stops the rest. `on_rejected` is where a dead-letter table will take them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+
+_logger = logging.getLogger(__name__)
+
+EXCERPT = 200           # characters of a rejected payload that are logged
+
+
+class Rejections:
+    """Counts by source and reason.
+
+    Parameters
+    ----------
+    on_rejected
+        Called with source, subject (topic, meter), reason and the raw thing for each; default nothing.
+    """
+
+    def __init__(self, on_rejected: Callable[[str, str, str, object], None] | None = None) -> None:
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._on_rejected = on_rejected
+
+    def add(self, source: str, subject: str, reason: str, what: object) -> None:
+        """Count one; log it if it is the first of its source and reason.
+
+        Parameters
+        ----------
+        source, subject
+            Where it came from: the source, and the topic or meter.
+        reason
+            Why it is no reading: a fixed text, not holding the value, since it is counted by.
+        what
+            The raw payload or value.
+        """
+        self._counts[source, reason] += 1
+        if self._counts[source, reason] == 1:
+            _logger.warning("%s: rejected from %s: %s: %s (more of this kind are only counted)",
+                            source, subject, reason, excerpt(what))
+        if self._on_rejected is not None:
+            self._on_rejected(source, subject, reason, what)
+
+    def total(self, source: str) -> int:
+        """Return how many of the source were rejected."""
+        return sum(count for (of, _), count in self._counts.items() if of == source)
+
+    def by_reason(self, source: str) -> dict[str, int]:
+        """Return the counts of the source by reason."""
+        return {reason: count for (of, reason), count in self._counts.items() if of == source}
+
+
+def excerpt(what: object) -> str:
+    """Return the beginning of a payload or value, printable on one line."""
+    text = what[: 4 * EXCERPT].decode("utf-8", "backslashreplace") if isinstance(what, bytes) else repr(what)
+    line = "".join(char if char.isprintable() else "\ufffd" for char in text[: EXCERPT + 1])
+    return line if len(line) <= EXCERPT else f"{line[:EXCERPT]}..."

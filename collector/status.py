@@ -1,0 +1,78 @@
+"""One row a source: is it connected, since when, what came from it. What the terminal and the boards show of sources.
+
+A change of state is logged once and passed on; counts are only counted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from collector.batches import Rows
+
+_logger = logging.getLogger(__name__)
+
+
+class State(StrEnum):
+    """Where a source stands."""
+
+    CONNECTING = "connecting"           # for the first time
+    RECEIVING = "receiving"             # connected, every subscription in force
+    WAITING = "waiting"                 # away; tried again
+    STOPPED = "stopped"                 # the collector stopped in order
+    NOT_COLLECTED = "not collected"     # no collector for its protocol
+
+
+@dataclass
+class SourceStatus:
+    """State and counts of one source.
+
+    Attributes
+    ----------
+    source, protocol
+        Its name (``opcua:<endpoint>``, ``mqtt``) and protocol.
+    since
+        Run time at which the state began [s].
+    detail
+        Why it is so: the error of a source that is away, meters that are not found.
+    last_source_us, last_received_us
+        Latest times of its readings [us]; None before the first.
+    readings
+        Readings that were committed, those the store already had included.
+    """
+
+    source: str
+    protocol: str
+    now: Callable[[], float]
+    on_change: Callable[[SourceStatus], None] | None = None
+    state: State = State.CONNECTING
+    since: float = 0.0
+    detail: str = ""
+    last_source_us: int | None = None
+    last_received_us: int | None = None
+    readings: int = 0
+
+    def __post_init__(self) -> None:
+        self.since = self.now()
+
+    def become(self, state: State, detail: str = "") -> None:
+        """Change the state; logged and passed on if it is another one. A detail alone changes in silence."""
+        changed = state != self.state
+        self.detail = detail
+        if not changed:
+            return
+        self.state, self.since = state, self.now()
+        level = logging.WARNING if state in (State.WAITING, State.NOT_COLLECTED) else logging.INFO
+        _logger.log(level, "%s: %s%s", self.source, state, f": {detail}" if detail else "")
+        if self.on_change is not None:
+            self.on_change(self)
+
+    def count(self, rows: Rows) -> None:
+        """Count committed rows."""
+        if not len(rows):
+            return
+        self.readings += len(rows)
+        self.last_source_us = max(self.last_source_us or 0, max(rows.source_us))
+        self.last_received_us = max(self.last_received_us or 0, max(rows.received_us))
