@@ -138,7 +138,8 @@ def _add_simulate(commands: Subparsers) -> None:
         "symbiosis simulate park.yaml --scenario scenario.yaml --broker mqtt://127.0.0.1:1883",
     )
     _add_park(command)
-    command.add_argument("--scenario", type=Path, metavar="FILE", help="loads, compositions and faults (default: quiet)")
+    command.add_argument("--scenario", type=Path, metavar="FILE",
+                         help="loads, compositions and faults (default: nominal operation, no faults)")
     _add_broker(command)
     _add_clock(command)
     command.add_argument("--seed", type=int, default=1, metavar="N", help="same start and seed, same run (default 1)")

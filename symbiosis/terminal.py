@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
@@ -29,6 +29,9 @@ NOTES_KEPT = 3
 SHOWS_ENDS = 120            # columns from which both participants are named
 
 
+States = Callable[[], Mapping[str, str]]        # what each service does
+
+
 class Screen(Protocol):
     """What shows a run. Calls may come from any thread."""
 
@@ -41,8 +44,8 @@ class Screen(Protocol):
     def note(self, text: str) -> None:
         """Tell of something that a person should know."""
 
-    def begin(self, clock: RunClock, states: Mapping[str, str]) -> None:
-        """Show looks from now on; `states` is read again at each."""
+    def begin(self, clock: RunClock, states: States) -> None:
+        """Show looks from now on; `states` is asked at each."""
 
     def show(self, look: Look) -> None:
         """Show a look at the store."""
@@ -76,7 +79,7 @@ class PlainScreen:
             sys.stderr.write(f"{datetime.now(UTC):%H:%M:%S} {text}\n")
             sys.stderr.flush()
 
-    def begin(self, clock: RunClock, states: Mapping[str, str]) -> None:
+    def begin(self, clock: RunClock, states: States) -> None:
         """Take the clock."""
         self._clock = clock
 
@@ -125,7 +128,7 @@ class Known:
     title: str
     steps: dict[str, tuple[float, float | None, str]] = field(default_factory=dict)     # began, took [s], detail
     notes: list[str] = field(default_factory=list)
-    states: Mapping[str, str] = field(default_factory=dict)
+    states: States = dict
     clock: RunClock | None = None
     look: Look = field(default_factory=Look)
 
@@ -162,7 +165,7 @@ class LiveScreen:
         with self._lock:
             self._known.notes.append(f"{datetime.now(UTC):%H:%M:%S} {text}")
 
-    def begin(self, clock: RunClock, states: Mapping[str, str]) -> None:
+    def begin(self, clock: RunClock, states: States) -> None:
         """Take clock and states."""
         with self._lock:
             self._known.clock, self._known.states = clock, states
@@ -230,7 +233,7 @@ def _draw_head(known: Known, clock: RunClock, width: int, now: float) -> list[Re
     first = _line(f" {known.title}  " + "  ".join(facts), "bold reverse", width)
     if look.away:
         return [first, _line(f" the database is away, this is what it said last: {look.away}", "bold red", width)]
-    services = "  ".join(f"{name} {state}" for name, state in known.states.items())
+    services = "  ".join(f"{name} {state}" for name, state in known.states().items())
     return [first, _line(f" {services}", "dim", width)]
 
 

@@ -1,0 +1,237 @@
+"""The demonstration: the whole system on this machine, with simulators in the place of a plant.
+
+Here: what a demo is made of and in which order it begins and ends. Processes, servers and their end are in
+`symbiosis.machine`; the report is made in `symbiosis.report`. The main path enters at `demo`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from park.clock import RunClock
+from park.errors import InputError
+from symbiosis.datafolder import HeldFolder, default_data_folder, hold, temporary_root
+from symbiosis.guard import guarded
+from symbiosis.machine import AT_LEISURE_S, IN_HASTE_S, Machine, has_no_terminal, shown
+from symbiosis.runfile import RunFile
+from symbiosis.services import new_clock
+from symbiosis.supervisor import Interrupted
+from symbiosis.terminal import Screen
+
+if TYPE_CHECKING:
+    from park.model import Park
+    from symbiosis.report import Report
+
+KALUNDBORG = Path(__file__).parents[1] / "simulators" / "kalundborg"
+SERVICES = ("simulate", "collect", "process")       # in the order in which they stop
+BACK_S = 600.0                                      # S of the contract where no duration is given
+DONE, FAILED, INTERRUPTED = 0, 1, 130
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What the command line asks of a demo; see `symbiosis demo --help`."""
+
+    duration_s: float | None = None
+    speed: float = 1.0
+    start: datetime | None = None
+    seed: int = 1
+    data: Path | None = None
+    fresh: bool = False
+    headless: bool = False
+    report: Path | None = None
+
+
+def demo(options: DemoOptions) -> int:
+    """Run a demo to its end; return the exit code.
+
+    Raises
+    ------
+    InputError
+        If the report cannot be written where it is asked for, or the start lies before what the data folder holds.
+    OperationError
+        If the data folder is held by another run, or a server or service does not start.
+    """
+    if options.report is not None and not options.report.absolute().parent.is_dir():
+        raise InputError(f"cannot write {options.report}: there is no folder {options.report.absolute().parent}")
+    headless = options.headless or has_no_terminal()
+    with _data_folder(options) as folder, shown("Kalundborg", headless=headless) as screen:
+        return asyncio.run(_Demo(options, folder, screen, headless=headless).conduct())
+
+
+@contextmanager
+def _data_folder(options: DemoOptions) -> Iterator[HeldFolder]:
+    """Provide the folder of the run, held and guarded."""
+    temporary = options.data is None and options.speed != 1.0
+    root = temporary_root() if temporary else (options.data or default_data_folder()).absolute()
+    with ExitStack() as stack:
+        if temporary:
+            stack.enter_context(guarded(root, temporary=True))
+        folder = stack.enter_context(hold(root))
+        if not temporary:
+            stack.enter_context(guarded(root, temporary=False))
+        if options.fresh:
+            folder.clear()
+        yield folder
+
+
+class _Demo:
+    """One demo: its machine, from the first process to the last."""
+
+    def __init__(self, options: DemoOptions, folder: HeldFolder, screen: Screen, *, headless: bool) -> None:
+        self.options = options
+        self.folder = folder
+        self.screen = screen
+        self.machine = Machine(folder, screen, headless=headless)
+        self.files = folder.new_run(datetime.now(UTC))
+        self.run: RunFile | None = None
+
+    async def conduct(self) -> int:
+        """Start, run for the time asked, stop in order, report; return the exit code."""
+        try:
+            async with self.machine:
+                return await self._conduct()
+        except asyncio.CancelledError:      # a second Ctrl-C: everything was ended at once
+            return INTERRUPTED
+
+    async def _conduct(self) -> int:
+        interrupts, armed = self.machine.interrupts, False
+        try:
+            await interrupts.unless(self._begin())
+            armed = True
+            await interrupts.unless(asyncio.sleep(self.options.duration_s or float("inf")))
+        except Interrupted:
+            self.screen.note("stopping: what was sent is still stored and reconciled (once more Ctrl-C: at once)")
+        interrupted = interrupts.came.is_set()
+        await self.machine.stop_services(SERVICES, IN_HASTE_S if interrupted else AT_LEISURE_S)
+        whole = await self._report() if armed and self.options.report is not None else True
+        if interrupted:
+            return INTERRUPTED
+        return DONE if whole else FAILED
+
+    async def _begin(self) -> None:
+        """Start everything, and return when every subscription is armed and counting has begun."""
+        screen, park = self.screen, KALUNDBORG / "park.yaml"
+        scenario = str(KALUNDBORG / "scenario.yaml")
+        simulate = self.machine.launch("simulate", park, "--scenario", scenario, "--seed", str(self.options.seed))
+        collect, process = self.machine.launch("collect", park), self.machine.launch("process", park)
+        screen.step("database")
+        dsn = self._start_database()
+        screen.done("database")
+        screen.step("broker")
+        broker = self._start_broker()
+        screen.done("broker", broker.description)
+        screen.step("simulators")
+        await asyncio.gather(*(service.reached("loaded") for service in (simulate, collect, process)))
+        run = self._write_run(dsn, broker.url)
+        simulate.order("start")
+        process.order("start")
+        serving = await simulate.reached("serving")
+        run = self._write_endpoints(run, serving)
+        screen.done("simulators", f"{serving.get('opcua')} meters over OPC UA, {serving.get('mqtt')} over MQTT")
+        screen.step("subscriptions")
+        collect.order("start")
+        self.machine.watch(dsn, run.clock)
+        armed = await collect.reached("armed")
+        simulate.order("armed")
+        screen.done("subscriptions", ", ".join(f"{value} {name}" for name, value in armed.items()))
+        screen.step("first window")
+
+    def _start_database(self) -> str:
+        """Start the database, bring its tables up to date, and return where it is."""
+        from park.store import migrate
+        from park.store.embedded import EmbeddedPostgres
+
+        database = EmbeddedPostgres(self.folder.root)
+        self.machine.start_server("the database", database)
+        migrate(database.dsn)
+        return database.dsn
+
+    def _start_broker(self) -> Any:
+        """Start the broker."""
+        from symbiosis.broker import Broker
+
+        broker = Broker(self.folder.root)
+        self.machine.start_server("the broker", broker)
+        return broker
+
+    def _write_run(self, dsn: str, broker: str) -> RunFile:
+        """Begin the run's clock, and say in run.json how the run is reached."""
+        from park.load import load_park
+
+        park = load_park(KALUNDBORG / "park.yaml")
+        self.run = RunFile(
+            dsn=dsn, park=str(KALUNDBORG / "park.yaml"), endpoints=anywhere(park), broker=broker,
+            sent=str(self.files / "sent.csv"), truth=str(self.files / "truth.csv"),
+            faults=str(self.files / "faults.csv"), clock=begin_clock(dsn, self.options),
+        )
+        self.run.write(self.folder.runfile)
+        return self.run
+
+    def _write_endpoints(self, run: RunFile, serving: Any) -> RunFile:
+        """Say in run.json where the simulators listen."""
+        self.run = replace(run, endpoints={**run.endpoints, **serving.get("endpoints", {})})
+        self.run.write(self.folder.runfile)
+        return self.run
+
+    async def _report(self) -> bool:
+        """Write the report; return whether everything sent was stored as it was."""
+        assert self.run is not None
+        assert self.options.report is not None
+        self.screen.step("report")
+        report = await asyncio.to_thread(_make_report, self.run, self.options.report)
+        self.screen.done("report", str(self.options.report))
+        for line in report.summary:
+            self.screen.note(line)
+        return report.is_whole
+
+
+def _make_report(run: RunFile, path: Path) -> Report:
+    """Make and write the report."""
+    from park.load import load_park
+    from symbiosis.report import make_report, write_report
+
+    report = make_report(load_park(run.park), run)
+    write_report(report, path)
+    return report
+
+
+def anywhere(park: Park) -> dict[str, str]:
+    """Return for each OPC UA endpoint of a park a URL on this machine with any free port."""
+    endpoints = sorted({meter.source.opcua.endpoint for meter in park.meters if meter.source.opcua is not None})
+    return dict.fromkeys(endpoints, "opc.tcp://127.0.0.1:0")
+
+
+def begin_clock(dsn: str, options: DemoOptions) -> RunClock:
+    """Return the clock of a run that begins now, after everything that the store holds.
+
+    Raises
+    ------
+    InputError
+        If the start that was asked for lies before readings of an earlier run: the same key would get a second value.
+    """
+    clock = new_clock(options.speed, options.start, options.duration_s or BACK_S)
+    last = last_reading(dsn)
+    if last is None or clock.start > last:
+        return clock
+    if options.start is not None:
+        raise InputError(
+            f"--start {options.start.isoformat()} lies before readings that the data folder holds, up to "
+            f"{datetime.fromtimestamp(last, UTC):%Y-%m-%dT%H:%M:%S}Z (hint: --fresh forgets them)"
+        )
+    return replace(clock, start=last + 1.0)
+
+
+def last_reading(dsn: str) -> float | None:
+    """Return the latest source time that the store holds [s since 1970]; None if it is empty."""
+    from park.store import connect
+
+    with connect(dsn) as conn:
+        row = conn.execute("select extract(epoch from max(period_end))::double precision from arrival").fetchone()
+    return None if row is None or row[0] is None else float(row[0])

@@ -1,0 +1,168 @@
+"""One machine runs it all: servers (database, broker), services, what is shown, and the order in which all ends.
+
+    start   services load ── database ── broker ── clock, run.json ── services begin ── armed
+    stop    simulators ── collector ── processing ── [report] ── broker ── database ── guard
+
+`symbiosis.demo` and `symbiosis.run` say which services and servers there are. The main path enters at `Machine`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Protocol
+
+from park.clock import RunClock
+from park.errors import SymbiosisError
+from symbiosis.datafolder import HeldFolder
+from symbiosis.observe import Observer, Watcher
+from symbiosis.supervisor import BACK_OFF_S, Interrupts, Service, ServiceCommand, service_arguments, stop_in_order
+from symbiosis.terminal import LiveScreen, PlainScreen, Screen
+
+AT_LEISURE_S = 60.0         # a run that ended by itself lets everything be finished
+IN_HASTE_S = 7.5            # after Ctrl-C all must be gone within 10 s, the database last
+
+
+class Server(Protocol):
+    """A server that this program starts as its own child: the database, the broker."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
+    def start(self) -> None:
+        """Start it and return when it answers."""
+
+    def stop(self) -> None:
+        """Stop it and wait until it is gone."""
+
+
+class Machine:
+    """What runs on this machine for one run; an async context manager that leaves nothing running.
+
+    Parameters
+    ----------
+    folder
+        The data folder, held.
+    screen
+        What shows the run.
+    headless
+        Whether services log to stderr instead of to files in the data folder.
+    """
+
+    def __init__(self, folder: HeldFolder, screen: Screen, *, headless: bool) -> None:
+        self.folder = folder
+        self.screen = screen
+        self.services: dict[str, Service] = {}
+        self.interrupts: Interrupts
+        self._headless = headless
+        self._stack = AsyncExitStack()
+        self._watcher: Watcher | None = None
+
+    async def __aenter__(self) -> Machine:
+        task = asyncio.current_task()
+        assert task is not None
+        self.interrupts = Interrupts(task)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for service in self.services.values():
+            service.kill()
+        for service in self.services.values():
+            await service.stop(0.0)
+        self._stop_watching()
+        await self._stack.aclose()
+
+    def launch(self, name: str, park: Path, *options: str) -> Service:
+        """Start a service's process; it loads, and begins with the order `start`."""
+        arguments = service_arguments(name, str(park), "--run", str(self.folder.runfile), *options)
+        log = None if self._headless else self.folder.logs / f"{name}.log"
+        command = ServiceCommand(name, arguments, log=log, keep_open=(self.folder.lock,))
+        service = Service(command, self.screen.note)
+        self.services[name] = service
+        service.launch()
+        return service
+
+    def start_server(self, name: str, server: Server) -> None:
+        """Start a server, keep it running, and stop it when the machine is left."""
+        server.start()
+        self._stack.callback(server.stop)
+        keeper = asyncio.get_running_loop().create_task(self._keep(name, server), name=f"keep {name}")
+        self._stack.push_async_callback(_cancel, keeper)
+
+    def watch(self, dsn: str, clock: RunClock) -> None:
+        """Show from now on what the store says of this run."""
+        self.screen.begin(clock, self.states)
+        self._watcher = Watcher(Observer(dsn, since=clock.now()), self.screen.show)
+        self._watcher.start()
+
+    def states(self) -> Mapping[str, str]:
+        """Return what each service does, in words."""
+        return {name: service.state for name, service in self.services.items()}
+
+    async def stop_services(self, names: Sequence[str], within_s: float) -> None:
+        """Stop services in order, each after the one before has finished."""
+        await stop_in_order([self.services[name] for name in names], within_s, self.screen.note)
+        self._stop_watching()
+
+    def _stop_watching(self) -> None:
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher = None
+
+    async def _keep(self, name: str, server: Server) -> None:
+        """Start a server again when it has ended by itself; its clients wait for it with their own back-off."""
+        while True:
+            await process_end(server.pid)
+            self.screen.note(f"{name} ended unexpectedly; starting it again")
+            for pause in (*BACK_OFF_S, *[BACK_OFF_S[-1]] * 1000):
+                try:
+                    server.stop()
+                    server.start()
+                    break
+                except SymbiosisError as error:
+                    self.screen.note(f"{name} does not start: {error}")
+                    await asyncio.sleep(pause)
+            self.screen.note(f"{name} runs again")
+
+
+async def process_end(pid: int) -> None:
+    """Wait until a process has ended."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(handle, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(handle)
+        os.close(handle)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    """Cancel a task and wait for its end."""
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+@contextmanager
+def shown(title: str, *, headless: bool) -> Iterator[Screen]:
+    """Provide the live view on a terminal, else plain lines; leave the terminal as it was."""
+    screen: Screen = PlainScreen() if headless else LiveScreen(title)
+    try:
+        yield screen
+    finally:
+        screen.close()
+
+
+def has_no_terminal() -> bool:
+    """Whether nobody watches, or the terminal cannot be drawn on."""
+    return not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb"

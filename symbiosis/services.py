@@ -1,0 +1,168 @@
+"""What each service needs, found and handed to it: park, clock, endpoints, broker, database.
+
+All of it comes from run.json where a run is under way (`--run`), else from the command line: real time, the
+configured endpoints, the database and broker that are named. How a service's process behaves is in
+`symbiosis.service`. The main path enters at `start`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from time import time
+
+from park.clock import REAL_TIME, RunClock
+from symbiosis.runfile import RunFile
+from symbiosis.service import Body, Orders, Say, run_service
+
+DEFAULT_BROKER = "mqtt://127.0.0.1:1883"
+
+
+def start(name: str, options: argparse.Namespace) -> int:
+    """Run a service with the options of its command; return the exit code."""
+    loader = {"simulate": load_simulate, "collect": load_collect, "process": load_process}[name]
+    return run_service(name, lambda: loader(options), supervised=options.supervised)
+
+
+def new_clock(speed: float, start: datetime | None, back_s: float) -> RunClock:
+    """Return the clock of a run that begins now.
+
+    Parameters
+    ----------
+    speed
+        Simulated seconds a wall second.
+    start
+        Run time at which it begins; None: now at speed 1, else so that it reaches now after `back_s`.
+    back_s
+        Wall seconds that a fast run lasts until it reaches now, about.
+    """
+    epoch = time()
+    if start is not None:
+        return RunClock(epoch, start.timestamp(), speed)
+    return RunClock(epoch, epoch if speed == 1.0 else epoch - speed * back_s, speed)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Where a service finds the others."""
+
+    dsn: str
+    broker: str
+    clock: RunClock
+    endpoints: dict[str, str]
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> Surroundings:
+        """Return them from run.json if there is one, else from the command line."""
+        broker = options.broker if "broker" in options else None
+        dsn = options.dsn if "dsn" in options else None
+        if options.run is None:
+            return cls(dsn or "", broker or DEFAULT_BROKER, REAL_TIME, {})
+        run = RunFile.read(options.run)
+        return cls(run.dsn or dsn or "", run.broker or broker or DEFAULT_BROKER, run.clock, dict(run.endpoints))
+
+
+def load_simulate(options: argparse.Namespace) -> Body:
+    """Import what simulating needs, and read the park and its scenario."""
+    from park.load import load_park
+    from simulators.scenario import load_scenario
+    from simulators.serve import simulate
+
+    park = load_park(options.park)
+    scenario = load_scenario(options.scenario, park)
+
+    def body(orders: Orders, say: Say) -> None:
+        run = RunFile.read(options.run) if options.run is not None else _new_simulation(options)
+        if not options.supervised:
+            orders.give("armed")
+
+        async def work(stop: asyncio.Event, armed: asyncio.Event) -> None:
+            await simulate(
+                park, scenario, run.clock, seed=options.seed, endpoints=run.endpoints, broker=run.broker,
+                sent=Path(run.sent), truth=Path(run.truth), faults=Path(run.faults), stop=stop, armed=armed,
+                on_state=say,
+            )
+
+        asyncio.run(_with_events(orders, work))
+
+    return body
+
+
+def _new_simulation(options: argparse.Namespace) -> RunFile:
+    """Return a run by hand, and write its run.json, from which others by hand take the clock."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    out = options.out.resolve()
+    run = RunFile(
+        dsn="", park=str(options.park.resolve()), endpoints={}, broker=options.broker or DEFAULT_BROKER,
+        sent=str(out / "sent.csv"), truth=str(out / "truth.csv"), faults=str(out / "faults.csv"),
+        clock=new_clock(options.speed, options.start, 600.0),
+    )
+    run.write(out / "run.json")
+    return run
+
+
+def load_collect(options: argparse.Namespace) -> Body:
+    """Import what collecting needs, and read the park."""
+    from collector.agent import collect
+    from park.load import load_park
+
+    park = load_park(options.park)
+
+    def body(orders: Orders, say: Say) -> None:
+        with _store(options) as around:
+
+            async def work(stop: asyncio.Event, _armed: asyncio.Event) -> None:
+                await collect(
+                    park, around.dsn, around.clock, endpoints=around.endpoints, broker=around.broker, stop=stop,
+                    on_state=say,
+                )
+
+            asyncio.run(_with_events(orders, work))
+
+    return body
+
+
+def load_process(options: argparse.Namespace) -> Body:
+    """Import what processing needs, and read the park."""
+    from park.load import load_park
+    from processing.cycle import process
+
+    park = load_park(options.park)
+
+    def body(orders: Orders, say: Say) -> None:
+        with _store(options) as around:
+            process(park, around.dsn, around.clock, stop=orders.event("stop"), on_state=say)
+
+    return body
+
+
+async def _with_events(
+    orders: Orders, work: Callable[[asyncio.Event, asyncio.Event], Awaitable[None]]
+) -> None:
+    """Do `work` with events of this loop that the orders `stop` and `armed` set."""
+    loop = asyncio.get_running_loop()
+    stop, armed = asyncio.Event(), asyncio.Event()
+    orders.on("stop", lambda: loop.call_soon_threadsafe(stop.set))
+    orders.on("armed", lambda: loop.call_soon_threadsafe(armed.set))
+    try:
+        await work(stop, armed)
+    finally:
+        orders.forget()     # before the loop closes: an order that comes now has nobody to act
+
+
+@contextmanager
+def _store(options: argparse.Namespace) -> Iterator[Surroundings]:
+    """Provide the surroundings with a database that has this version's tables."""
+    from park.store import migrate
+    from park.store.location import located
+
+    around = Surroundings.of(options)
+    with located(around.dsn or None, options.data) as dsn:
+        if not options.supervised:
+            migrate(dsn)
+        yield replace(around, dsn=dsn)
