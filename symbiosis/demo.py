@@ -12,16 +12,17 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from time import time
 from typing import TYPE_CHECKING, Any
 
 from park.clock import RunClock
 from park.errors import InputError
 from symbiosis.datafolder import HeldFolder, default_data_folder, hold, temporary_root
 from symbiosis.guard import guarded
-from symbiosis.machine import AT_LEISURE_S, IN_HASTE_S, Machine, has_no_terminal, shown
+from symbiosis.machine import AT_LEISURE_S, IN_HASTE_S, Machine, has_no_terminal, shown, start_database
 from symbiosis.runfile import RunFile
 from symbiosis.services import new_clock
-from symbiosis.supervisor import Interrupted
+from symbiosis.supervisor import Interrupted, Service
 from symbiosis.terminal import Screen
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class _Demo:
         self.machine = Machine(folder, screen, headless=headless)
         self.files = folder.new_run(datetime.now(UTC))
         self.run: RunFile | None = None
+        self.began = time()
 
     async def conduct(self) -> int:
         """Start, run for the time asked, stop in order, report; return the exit code."""
@@ -122,7 +124,7 @@ class _Demo:
         simulate = self.machine.launch("simulate", park, "--scenario", scenario, "--seed", str(self.options.seed))
         collect, process = self.machine.launch("collect", park), self.machine.launch("process", park)
         screen.step("database")
-        dsn = self._start_database()
+        dsn = start_database(self.machine, None)
         screen.done("database")
         screen.step("broker")
         broker = self._start_broker()
@@ -142,16 +144,12 @@ class _Demo:
         simulate.order("armed")
         screen.done("subscriptions", ", ".join(f"{value} {name}" for name, value in armed.items()))
         screen.step("first window")
+        self.machine.meanwhile(self._tell_first_window(process))
 
-    def _start_database(self) -> str:
-        """Start the database, bring its tables up to date, and return where it is."""
-        from park.store import migrate
-        from park.store.embedded import EmbeddedPostgres
-
-        database = EmbeddedPostgres(self.folder.root)
-        self.machine.start_server("the database", database)
-        migrate(database.dsn)
-        return database.dsn
+    async def _tell_first_window(self, process: Service) -> None:
+        """Say when the first window of this run is reconciled."""
+        await process.reached("window")
+        self.screen.done("first window", f"{time() - self.began:.1f} s after the start")
 
     def _start_broker(self) -> Any:
         """Start the broker."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -91,8 +91,11 @@ class Machine:
         """Start a server, keep it running, and stop it when the machine is left."""
         server.start()
         self._stack.callback(server.stop)
-        keeper = asyncio.get_running_loop().create_task(self._keep(name, server), name=f"keep {name}")
-        self._stack.push_async_callback(_cancel, keeper)
+        self.meanwhile(self._keep(name, server))
+
+    def meanwhile(self, work: Coroutine[None, None, None]) -> None:
+        """Do `work` beside everything else until the machine is left."""
+        self._stack.push_async_callback(_cancel, asyncio.get_running_loop().create_task(work))
 
     def watch(self, dsn: str, clock: RunClock) -> None:
         """Show from now on what the store says of this run."""
@@ -130,6 +133,19 @@ class Machine:
             self.screen.note(f"{name} runs again")
 
 
+def start_database(machine: Machine, dsn: str | None) -> str:
+    """Start the embedded database unless one is named, bring its tables up to date, and return where it is."""
+    from park.store import migrate
+    from park.store.embedded import EmbeddedPostgres
+
+    if dsn is None:
+        database = EmbeddedPostgres(machine.folder.root)
+        machine.start_server("the database", database)
+        dsn = database.dsn
+    migrate(dsn)
+    return dsn
+
+
 async def process_end(pid: int) -> None:
     """Wait until a process has ended."""
     try:
@@ -149,8 +165,7 @@ async def process_end(pid: int) -> None:
 async def _cancel(task: asyncio.Task[None]) -> None:
     """Cancel a task and wait for its end."""
     task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+    await asyncio.gather(task, return_exceptions=True)
 
 
 @contextmanager

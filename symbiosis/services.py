@@ -129,8 +129,9 @@ def load_collect(options: argparse.Namespace) -> Body:
 
 def load_process(options: argparse.Namespace) -> Body:
     """Import what processing needs, and read the park."""
-    from park.load import load_park
     from processing.cycle import process
+
+    from park.load import load_park
 
     park = load_park(options.park)
 
@@ -158,8 +159,9 @@ async def _with_events(
 @contextmanager
 def _store(options: argparse.Namespace) -> Iterator[Surroundings]:
     """Provide the surroundings with a database that has this version's tables."""
-    from park.store import migrate
     from park.store.location import located
+
+    from park.store import migrate
 
     around = Surroundings.of(options)
     with located(around.dsn or None, options.data) as dsn:

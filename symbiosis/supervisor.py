@@ -37,14 +37,16 @@ class Interrupts:
 
     def __init__(self, task: asyncio.Task[int]) -> None:
         self.came = asyncio.Event()
+        self.number = 0                 # of the first signal
         self._task = task
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._take)
+            loop.add_signal_handler(number, self._take, number)
 
-    def _take(self) -> None:
+    def _take(self, number: int) -> None:
         if self.came.is_set():
             self._task.cancel()
+        self.number = self.number or number
         self.came.set()
 
     async def unless(self, work: Awaitable[T]) -> T:
