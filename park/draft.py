@@ -6,7 +6,7 @@ another. Not here: the checks, and the reading of files (`park.load`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, KeysView, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Generic, TypeVar
@@ -75,6 +75,7 @@ class Draft:
     faults: list[Fault] = field(default_factory=list)
     wrong_sections: set[str] = field(default_factory=set)
     speller: Speller = field(default_factory=Speller)
+    _ids: dict[tuple[str, ...], dict[str, None]] = field(default_factory=dict)
 
     @cached_property
     def participant(self) -> dict[str, Item[Participant]]:
@@ -100,6 +101,14 @@ class Draft:
     def exchange(self) -> dict[str, Item[Exchange]]:
         """Exchanges by id."""
         return _by_id(self.exchanges)
+
+    def ids(self, *sections: str) -> KeysView[str]:
+        """Return the ids of the sections."""
+        if sections not in self._ids:
+            self._ids[sections] = {
+                key: None for section in sections for key in getattr(self, section.removesuffix("s"))
+            }
+        return self._ids[sections].keys()
 
     def participant_at(self, node: str) -> str | None:
         """Return the participant of a node; None for the environment and for a node that is unknown or unsound."""

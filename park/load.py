@@ -176,7 +176,7 @@ class _Reader:
         try:
             return Item(self._validate(model, raw), subject, entries.file, line, prefix=entries.prefix)
         except ValidationError as error:
-            errors = error.errors(include_url=False)
+            errors = _own_errors(error)
         self._note(model, errors, Item(model.model_construct(), subject, entries.file, line), entries)
         entry, wrong = self._pruned(model, raw, errors)
         return Item(entry, subject, entries.file, line, wrong | {(key,) for key in entries.absent}, entries.prefix)
@@ -191,8 +191,9 @@ class _Reader:
             if error["type"] == "missing" and path[0] in entries.absent:
                 continue
             message, hint = clause(error, self._draft.speller, keys_at(model, path[:-1]))
-            if entries.prefix:
+            if entries.prefix:  # a table: its columns leave the word out, and examples of YAML do not help
                 message = message.replace(entries.prefix, "")
+                hint = "fill the cell of that column" if error["type"] == "missing" else hint
             self._draft.faults.append(place.fault(path, message, hint))
 
     def _pruned(self, model: type[E], raw: Raw, errors: Sequence[ErrorDetails]) -> tuple[E, frozenset[Keys]]:
@@ -206,7 +207,12 @@ class _Reader:
             try:
                 return self._validate(model, rest), frozenset(wrong)
             except ValidationError as error:
-                errors = error.errors(include_url=False)
+                errors = _own_errors(error)
+
+
+def _own_errors(error: ValidationError) -> list[ErrorDetails]:
+    """Return pydantic's errors but for defaults that follow from other keys, which it does not even try."""
+    return [detail for detail in error.errors(include_url=False) if detail["type"] != "default_factory_not_called"]
 
 
 def _prune(rest: Raw, path: Keys, wrong: set[Keys]) -> Keys:

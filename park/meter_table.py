@@ -63,11 +63,21 @@ def read_table(text: str, file: str, speller: Speller) -> MeterTable:
     records = _records(text, file, table.faults)
     header_line, header = next(records, (1, []))
     if not header:
-        table.faults.append(Fault(file, 1, "", "the file has no header", f"begin with {','.join(REQUIRED)},..."))
+        table.faults.append(
+            Fault(
+                file,
+                1,
+                "",
+                "the file has no header",
+                f"the first row names the columns, {', '.join(REQUIRED)} among them",
+            )
+        )
         table.absent = frozenset(Meter.model_fields)
         return table
     columns = [name.strip().removeprefix("source.") for name in header]
     usable = _check_header(columns, Fault(file, header_line, "", ""), table, speller)
+    if not usable:
+        return table
     for line, cells in records:
         if len(cells) > len(columns) and any(cells[len(columns) :]):
             table.faults.append(
@@ -79,7 +89,7 @@ def read_table(text: str, file: str, speller: Speller) -> MeterTable:
                     "put a cell that holds a comma in double quotes",
                 )
             )
-        pairs = ((column, cell.strip()) for column, cell in zip(columns, cells, strict=False) if column in usable)
+        pairs = ((column, cells[i].strip()) for column, i in usable.items() if i < len(cells))
         table.rows.append(Row(line, _nested({column: _cell(column, cell) for column, cell in pairs if cell})))
     return table
 
@@ -97,8 +107,8 @@ def _records(text: str, file: str, faults: list[Fault]) -> Iterator[tuple[int, l
         faults.append(Fault(file, line, "", f"not CSV: {error}", "double a quotation mark inside quotes"))
 
 
-def _check_header(columns: list[str], place: Fault, table: MeterTable, speller: Speller) -> frozenset[str]:
-    """Note what is wrong with the header; return the columns that can be used."""
+def _check_header(columns: list[str], place: Fault, table: MeterTable, speller: Speller) -> dict[str, int]:
+    """Note what is wrong with the header; return where the columns are that can be used, of two alike the first."""
 
     def fault(message: str, hint: str) -> None:
         table.faults.append(Fault(place.file, place.line, "", message, hint))
@@ -106,7 +116,7 @@ def _check_header(columns: list[str], place: Fault, table: MeterTable, speller: 
     if len(columns) == 1 and (";" in columns[0] or "\t" in columns[0]):
         fault("the header has one column only", "columns are separated by commas")
         table.absent = frozenset(Meter.model_fields)
-        return frozenset()
+        return {}
     for i, column in enumerate(columns):
         if column not in COLUMNS:
             hint = speller.did_you_mean(column, COLUMNS) if column else "take the empty column away"
@@ -122,7 +132,7 @@ def _check_header(columns: list[str], place: Fault, table: MeterTable, speller: 
             "columns of a source are missing", "such as opcua.endpoint,opcua.node_id or mqtt.topic,mqtt.value,mqtt.time"
         )
     table.absent = frozenset(absent)
-    return frozenset(columns) & frozenset(COLUMNS)
+    return {column: columns.index(column) for column in dict.fromkeys(columns) if column in COLUMNS}
 
 
 def _cell(column: str, cell: str) -> object:

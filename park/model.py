@@ -337,7 +337,7 @@ class Delivery(Entry):
 class QualityLimit(Entry):
     """The range that a property of the exchanged stream must keep."""
 
-    property: str
+    property: Annotated[str, AfterValidator(lambda name: name.removeprefix("quality."))]
     unit: Unit
     low: Number | None = None
     high: Number | None = None

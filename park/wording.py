@@ -8,11 +8,12 @@ from __future__ import annotations
 import difflib
 import math
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 
 from pydantic_core import ErrorDetails
 
 LONGEST = 60  # characters of a value that a message quotes
+PREFIX = 4  # so many letters of a beginning are enough to go on
 COMPARISONS = 300_000  # similar words are looked for in about a second in all, then no more
 
 EXAMPLES: Mapping[str, str] = {
@@ -20,6 +21,9 @@ EXAMPLES: Mapping[str, str] = {
     "timezone": "timezone: Europe/Copenhagen",
     "id": "id: power.FT101",
     "participant": "participant: power",
+    "delivery.days": "days: mon-fri",
+    "delivery.from": 'from: "06:00"',
+    "delivery.to": 'to: "22:00"',
     "from": "from: power.header",
     "to": "to: refinery.steam",
     "carrier": "carrier: steam",
@@ -43,6 +47,24 @@ EXAMPLES: Mapping[str, str] = {
     "modulus": "modulus: 1.0e8",
     "park": "park: {name: Harbour park, ...}",
 }
+
+SHAPES: Mapping[str, str] = {  # of the entries that stand inside others, by the name of their class
+    "Uncertain": "{value: 400, u95: 150}",
+    "Amount": "{value: 40, unit: t/h}",
+    "Bounds": "{min: 0, max: 60, unit: t/h}",
+    "Price": "{value: 22.5, per: MWh}",
+    "Counter": "{modulus: 1.0e8, resolution: 0.1}",
+    "EnthalpyReference": "{temperature_degC: 0.01}",
+    "Source": '{mqtt: {topic: "plant/FT201", value: "$.value"}}',
+    "Delivery": '{days: mon-fri, from: "06:00", to: "22:00"}',
+    "QualityLimit": "{property: temperature, unit: degC, low: 180, high: 260}",
+    "Allocation": "{total: M_out, by: {X07: 0.4, X08: 0.6}}",
+}
+
+
+def number(value: float) -> str:
+    """Return a number as people write it: 60 rather than 60.0."""
+    return f"{value:.15g}"
 
 
 def show(value: object) -> str:
@@ -81,14 +103,15 @@ class Speller:
 
     def __init__(self, budget: int = COMPARISONS) -> None:
         self._budget = budget
-        self._known: dict[tuple[str, int], str] = {}
+        self._found: dict[tuple[str, Hashable], str] = {}
 
-    def did_you_mean(self, word: str, known: Collection[str]) -> str:
-        """Return a question that names the nearest of `known`, or nothing."""
-        key = (word, id(known))
-        if key not in self._known:
-            self._known[key] = self._look(word, known)
-        return self._known[key]
+    def did_you_mean(self, word: str, known: Collection[str], of: Hashable = None) -> str:
+        """Return a question that names the nearest of `known`, or nothing; remembered where `of` names `known`."""
+        if of is None:
+            return self._look(word, known)
+        if (word, of) not in self._found:
+            self._found[word, of] = self._look(word, known)
+        return self._found[word, of]
 
     def _look(self, word: str, known: Collection[str]) -> str:
         if len(known) > self._budget:
@@ -98,6 +121,9 @@ class Speller:
         for candidate in known:
             if candidate != word and unicodedata.normalize("NFC", candidate) == composed:
                 return f"{candidate!r} looks the same, but its accents are encoded in another way: copy it"
+        longer = [candidate for candidate in known if len(word) >= PREFIX and candidate.startswith(word)]
+        if longer:
+            return f"did you mean {longer[0]!r}?"
         folded = {candidate.casefold(): candidate for candidate in known}
         close = difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=0.6)
         return f"did you mean {folded[close[0]]!r}?" if close else ""
@@ -120,7 +146,10 @@ def clause(error: ErrorDetails, speller: Speller, keys: Collection[str]) -> tupl
     if kind == "missing":
         if isinstance(path[-1], int):
             return f"{dotted(path[:-1])} must be two numbers, got one", "such as [0, 60]"
-        return f"{name} is missing", f"such as {EXAMPLES[key]}" if key in EXAMPLES else ""
+        example = EXAMPLES.get(f"delivery.{key}" if "delivery" in path else key)
+        return f"{name} is missing", f"such as {example}" if example else ""
+    if kind == "extra_forbidden" and key == "<<":
+        return "YAML 1.2 has no merge key '<<'", "write the keys out"
     if kind == "extra_forbidden":
         hint = speller.did_you_mean(key, keys) or f"known keys are {', '.join(keys)}"
         return f"unknown key {name!r}", hint
@@ -155,12 +184,18 @@ def _expected(error: ErrorDetails) -> tuple[str, str]:
         "bool_type": ("must be true or false", "YAML 1.2 knows no other words for them"),
         "tuple_type": ("must be a list", "such as [a, b]"),
         "too_long": ("must be two numbers", "such as [0, 60]"),
-        "model_type": ("must be a mapping of keys to values", "such as {value: 40, unit: t/h}"),
+        "model_type": ("must be a mapping of keys to values", _shape_hint(context)),
         "mapping_type": ("must be a mapping", "such as {S30: 1, S31: -1}"),
         "moment": (error["msg"], "put an offset to it, or leave it out for the park's local time"),
     }
     plain["model_attributes_type"] = plain["model_type"]
     return plain.get(kind, (error["msg"][:1].lower() + error["msg"][1:], ""))
+
+
+def _shape_hint(context: Mapping[str, object]) -> str:
+    """Return how the entry that an error speaks of is written."""
+    shape = SHAPES.get(str(context.get("class_name")))
+    return f"such as {shape}" if shape else ""
 
 
 def _number_hint(value: object) -> str:

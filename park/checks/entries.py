@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 
 from park.draft import Draft, Item, Path
 from park.errors import Fault
@@ -113,20 +113,25 @@ def wrong_unit(item: Item[Entry], path: Path, unit: str, allowed: Collection[Dim
 
 
 def unknown_reference(
-    draft: Draft,
-    item: Item[Entry],
-    path: Path,
-    word: str,
-    known: Mapping[str, object],
-    kind: str,
+    draft: Draft, item: Item[Entry], path: Path, word: str, *sections: str, also: tuple[str, ...] = ()
 ) -> Iterator[Fault]:
-    """Yield a fault if `word` is none of the `known` ids of a kind."""
+    """Yield a fault if `word` is no id of the sections, and not in `also`.
+
+    Of a section that is missing or no list nothing is known; that is its own fault.
+    """
+    if word in also or any(section in draft.wrong_sections for section in sections):
+        return
+    if not any(getattr(draft, section) for section in sections):
+        return
+    known = draft.ids(*sections)
     if word in known:
         return
-    hint = draft.speller.did_you_mean(word, known.keys())
-    if not hint and known and len(known) <= SHORT_LIST:
+    hint = draft.speller.did_you_mean(word, [*also, *known], of=(sections, also))
+    if not hint and len(known) <= SHORT_LIST:
         hint = f"known are {', '.join(known)}"
-    yield item.key_fault(path, f"must be the id of a {kind}, got {show(word)}", hint or f"declare the {kind} first")
+    kind = either([section.removesuffix("s") for section in sections])
+    article = "an" if kind[0] in "aeiou" else "a"
+    yield item.key_fault(path, f"must be the id of {article} {kind}, got {show(word)}", hint or f"declare the {kind}")
 
 
 def _id(item: Item[Entry]) -> str:

@@ -10,7 +10,7 @@ from park.draft import Draft, Item
 from park.errors import Fault
 from park.model import ENVIRONMENT, Entry, Exchange, Meter, Stream
 from park.units import QUANTITIES, Dimension, dimensions_of_quantity
-from park.wording import either, show
+from park.wording import either, number, show
 
 U95_KEYS = ("u95_percent_of_reading", "u95_percent_of_span", "u95_absolute")
 COUNTERS = ("mass_total", "volume_total", "energy_total")
@@ -53,14 +53,14 @@ def check_for_unknown_places_of_meters(draft: Draft) -> Iterator[Fault]:
     for item in draft.meters:
         meter = item.entry
         if meter.stream is not None and item.sound("stream"):
-            yield from unknown_reference(draft, item, ("stream",), meter.stream, draft.stream, "stream")
+            yield from unknown_reference(draft, item, ("stream",), meter.stream, "streams")
         if meter.node is not None and item.sound("node"):
             if meter.node == ENVIRONMENT:
                 yield item.key_fault(
                     ("node",), "must not be environment, which has no balance", "name a node of the park"
                 )
             else:
-                yield from unknown_reference(draft, item, ("node",), meter.node, draft.node, "node")
+                yield from unknown_reference(draft, item, ("node",), meter.node, "nodes")
         if item.sound("streams"):
             yield from wrong_signed_streams(draft, item, meter.streams)
 
@@ -93,9 +93,7 @@ def check_for_meters_without_participant(draft: Draft) -> Iterator[Fault]:
         if not item.sound("participant"):
             continue
         if meter.participant is not None:
-            yield from unknown_reference(
-                draft, item, ("participant",), meter.participant, draft.participant, "participant"
-            )
+            yield from unknown_reference(draft, item, ("participant",), meter.participant, "participants")
         elif meter.side is not None and item.sound("side", "stream", "streams"):
             first = next(iter(draft.known_streams(meter.signed_streams)), None)
             key = "from" if meter.side == "sender" else "to"
@@ -232,7 +230,7 @@ def check_for_misplaced_counters(draft: Draft) -> Iterator[Fault]:
         if counter.resolution >= counter.modulus:
             yield item.key_fault(
                 ("counter", "resolution"),
-                f"must be below modulus {show(counter.modulus)}, got {show(counter.resolution)}",
+                f"must be below modulus {number(counter.modulus)}, got {number(counter.resolution)}",
                 "modulus: where it rolls over; resolution: its step",
             )
 
@@ -249,9 +247,11 @@ def wrong_signed_streams(
         yield item.key_fault(("streams",), "must name at least one stream", "such as {S30: 1, S31: -1}")
     for stream, sign in streams.items():
         entry: Item[Entry] = item
-        yield from unknown_reference(draft, entry, ("streams", stream), stream, draft.stream, "stream")
+        yield from unknown_reference(draft, entry, ("streams", stream), stream, "streams")
         if not (sign and math.isfinite(sign)):
-            yield item.key_fault(("streams", stream), f"must not be {show(sign)}", "1 adds the stream, -1 takes it off")
+            yield item.key_fault(
+                ("streams", stream), f"must not be {number(sign)}", "1 adds the stream, -1 takes it off"
+            )
 
 
 def _why_a_side(draft: Draft, meter: Meter) -> str:

@@ -11,7 +11,7 @@ from park.draft import Draft, Item
 from park.errors import Fault
 from park.model import ENVIRONMENT, EnthalpyReference, Entry, Stream
 from park.units import Dimension
-from park.wording import show
+from park.wording import number, show
 
 CONSERVED = ("mass", "energy")
 
@@ -72,9 +72,7 @@ def check_for_unknown_participants_of_nodes(draft: Draft) -> Iterator[Fault]:
     """Find a node whose participant is not declared."""
     for item in draft.nodes:
         if item.sound("participant"):
-            yield from unknown_reference(
-                draft, item, ("participant",), item.entry.participant, draft.participant, "participant"
-            )
+            yield from unknown_reference(draft, item, ("participant",), item.entry.participant, "participants")
 
 
 def check_for_unknown_conserved_quantities(draft: Draft) -> Iterator[Fault]:
@@ -86,7 +84,8 @@ def check_for_unknown_conserved_quantities(draft: Draft) -> Iterator[Fault]:
         for i, word in enumerate(words):
             if word not in CONSERVED and not re.fullmatch(r"component\.\S+", word):
                 hint = (
-                    draft.speller.did_you_mean(word, CONSERVED) or f"for a substance write component.{word or 'water'}"
+                    draft.speller.did_you_mean(word, CONSERVED)
+                    or f"for a substance write component.{word.removeprefix('component.') or 'water'}"
                 )
                 yield item.key_fault(
                     ("conserves", i), f"must be mass, energy or component.<name>, got {show(word)}", hint
@@ -97,11 +96,10 @@ def check_for_unknown_conserved_quantities(draft: Draft) -> Iterator[Fault]:
 
 def check_for_unknown_nodes_of_streams(draft: Draft) -> Iterator[Fault]:
     """Find a stream that leaves or enters a node that is not declared."""
-    known = {ENVIRONMENT: None} | draft.node
     for item in draft.streams:
         for key, node in (("from", item.entry.from_node), ("to", item.entry.to_node)):
             if item.sound(key):
-                yield from unknown_reference(draft, item, (key,), node, known, "node")
+                yield from unknown_reference(draft, item, (key,), node, "nodes", also=(ENVIRONMENT,))
 
 
 def check_for_streams_that_end_where_they_begin(draft: Draft) -> Iterator[Fault]:
@@ -136,7 +134,7 @@ def check_for_phases_that_do_not_fit(draft: Draft) -> Iterator[Fault]:
 def check_for_dryness_without_saturation(draft: Draft) -> Iterator[Fault]:
     """Find saturated steam without a dryness, a dryness of anything else, or one that is no fraction."""
     for item in draft.streams:
-        if not item.sound("phase", "dryness", "carrier"):
+        if not item.sound("phase", ("dryness", "value"), "carrier"):
             continue
         phase, dryness = item.entry.phase, item.entry.dryness
         if phase == "saturated" and dryness is None and item.entry.carrier == "steam":
@@ -156,7 +154,7 @@ def check_for_dryness_without_saturation(draft: Draft) -> Iterator[Fault]:
         if not 0 <= dryness.value <= 1:
             yield item.key_fault(
                 ("dryness", "value"),
-                f"must be between 0 and 1, got {show(dryness.value)}",
+                f"must be between 0 and 1, got {number(dryness.value)}",
                 "the fraction of the mass that is vapour",
             )
 
@@ -181,7 +179,7 @@ def check_for_losses_that_cannot_be(draft: Draft) -> Iterator[Fault]:
     """Find a mass loss of heat or electricity, or of more than all."""
     for item in draft.streams:
         loss = item.entry.mass_loss_percent
-        if loss is None or not item.sound("mass_loss_percent", "carrier"):
+        if loss is None or not item.sound(("mass_loss_percent", "value"), "carrier"):
             continue
         if not item.entry.carries_mass:
             yield item.key_fault(
@@ -192,7 +190,7 @@ def check_for_losses_that_cannot_be(draft: Draft) -> Iterator[Fault]:
         if not 0 <= loss.value < 100:
             yield item.key_fault(
                 ("mass_loss_percent", "value"),
-                f"must be at least 0 and below 100, got {show(loss.value)}",
+                f"must be at least 0 and below 100, got {number(loss.value)}",
                 "percent of what the sender sends",
             )
 
@@ -201,7 +199,7 @@ def check_for_wrong_densities(draft: Draft) -> Iterator[Fault]:
     """Find a density that is not positive, or of heat and electricity."""
     for item in draft.streams:
         density = item.entry.density_kg_m3
-        if density is None or not item.sound("density_kg_m3", "carrier"):
+        if density is None or not item.sound(("density_kg_m3", "value"), "carrier"):
             continue
         if not item.entry.carries_mass:
             yield item.key_fault(
@@ -210,7 +208,7 @@ def check_for_wrong_densities(draft: Draft) -> Iterator[Fault]:
         if density.value <= 0:
             yield item.key_fault(
                 ("density_kg_m3", "value"),
-                f"must be positive, got {show(density.value)}",
+                f"must be positive, got {number(density.value)}",
                 "of a gas: at 0 degC and 1.01325 bar",
             )
 
@@ -235,7 +233,7 @@ def check_for_bounds_that_leave_nothing(draft: Draft) -> Iterator[Fault]:
         if bounds.min >= bounds.max:
             yield item.key_fault(
                 ("bounds", "max"),
-                f"must be above min {show(bounds.min)}, got {show(bounds.max)}",
+                f"must be above min {number(bounds.min)}, got {number(bounds.max)}",
                 "min is 0 where it is not given; a stream that reverses needs a negative min",
             )
 
@@ -251,11 +249,11 @@ def check_for_nominal_flows_out_of_bounds(draft: Draft) -> Iterator[Fault]:
         ):
             continue
         nominal, (low, high) = stream.nominal_si, stream.bounds_si
-        if nominal is not None and not low <= nominal <= high:
+        if nominal is not None and low < high and not low <= nominal <= high:
             why = "bounds" if stream.bounds is not None else "the default bounds, min 0"
             yield item.key_fault(
                 ("nominal", "value"),
-                f"must be inside {why}, got {show(stream.nominal.value)} {stream.nominal.unit}",
+                f"must be inside {why}, got {number(stream.nominal.value)} {stream.nominal.unit}",
                 "widen bounds, or give the stream the other direction",
             )
 
@@ -289,7 +287,7 @@ def wrong_reference_temperature(
     if not low <= reference.temperature_degC <= high:
         yield item.key_fault(
             (*path, "temperature_degC"),
-            f"must be between {low:g} and {high:g}, got {show(reference.temperature_degC)}",
+            f"must be between {low:g} and {high:g}, got {number(reference.temperature_degC)}",
             "the reference is liquid water",
         )
 

@@ -12,7 +12,7 @@ from park.errors import Fault
 from park.model import Allocation, Delivery, Exchange
 from park.schedule import WEEKDAYS, minutes, weekdays
 from park.units import Dimension, property_dimensions, to_si
-from park.wording import show
+from park.wording import number, show
 
 SETTLED: Mapping[str, frozenset[Dimension]] = {
     "mass": frozenset({Dimension.MASS}),
@@ -61,7 +61,7 @@ def check_for_unknown_streams_of_exchanges(draft: Draft) -> Iterator[Fault]:
     """Find an exchange of a stream that is not declared."""
     for item in draft.exchanges:
         if item.entry.stream is not None and item.sound("stream"):
-            yield from unknown_reference(draft, item, ("stream",), item.entry.stream, draft.stream, "stream")
+            yield from unknown_reference(draft, item, ("stream",), item.entry.stream, "streams")
         if item.sound("streams"):
             yield from wrong_signed_streams(draft, item, item.entry.streams)
 
@@ -155,7 +155,7 @@ def check_for_wrong_energy_references(draft: Draft) -> Iterator[Fault]:
         yield from wrong_reference_temperature(item, path, reference)
         if reference.stream is None:
             continue
-        yield from unknown_reference(draft, item, (*path, "stream"), reference.stream, draft.stream, "stream")
+        yield from unknown_reference(draft, item, (*path, "stream"), reference.stream, "streams")
         for place in draft.known_streams([reference.stream]):
             if place.sound("carrier") and not place.entry.has_enthalpy:
                 yield item.key_fault(
@@ -215,7 +215,7 @@ def check_for_deliveries_that_leave_nothing(draft: Draft) -> Iterator[Fault]:
         if to_si(low.value, low.unit) > to_si(high.value, high.unit):
             yield item.key_fault(
                 (*_DELIVERY, i, "max"),
-                f"must not be below min {show(low.value)} {low.unit}, got {show(high.value)} {high.unit}",
+                f"must not be below min {number(low.value)} {low.unit}, got {number(high.value)} {high.unit}",
                 "swap the two",
             )
 
@@ -225,7 +225,7 @@ def check_for_units_that_do_not_fit_the_property(draft: Draft) -> Iterator[Fault
     for item in draft.exchanges:
         for i, limit in enumerate(item.entry.agreement.quality):
             path = ("agreement", "quality", i, "unit")
-            name = limit.property.removeprefix("quality.")
+            name = limit.property
             if not item.sound(path):
                 continue
             faults = list(wrong_unit(item, path, limit.unit, property_dimensions(name), f"property {name}"))
@@ -245,7 +245,7 @@ def check_for_limits_that_leave_nothing(draft: Draft) -> Iterator[Fault]:
                 yield item.key_fault(path, "must have low, high or both", "such as low: 180, high: 260")
             elif limit.low is not None and limit.high is not None and limit.low >= limit.high:
                 yield item.key_fault(
-                    (*path, "high"), f"must be above low {show(limit.low)}, got {show(limit.high)}", "swap the two"
+                    (*path, "high"), f"must be above low {number(limit.low)}, got {number(limit.high)}", "swap the two"
                 )
 
 
@@ -263,12 +263,12 @@ def check_for_empty_or_double_settle_on(draft: Draft) -> Iterator[Fault]:
 
 def check_for_wrong_allocations(draft: Draft) -> Iterator[Fault]:
     """Find a share of an unknown total, to an unknown exchange, or shares that are not one in all."""
-    totals = draft.meter | draft.stream
-    sharers = draft.exchange | draft.participant | draft.meter
     for item, path, allocation in _allocations(draft):
-        yield from unknown_reference(draft, item, (*path, "total"), allocation.total, totals, "meter or stream")
+        yield from unknown_reference(draft, item, (*path, "total"), allocation.total, "meters", "streams")
         for sharer in allocation.by:
-            yield from unknown_reference(draft, item, (*path, "by", sharer), sharer, sharers, "exchange")
+            yield from unknown_reference(
+                draft, item, (*path, "by", sharer), sharer, "exchanges", "participants", "meters"
+            )
         total = sum(allocation.by.values())
         if abs(total - 1.0) > SHARES_TOLERANCE:
             yield item.key_fault(
@@ -297,7 +297,7 @@ def _places(exchange: Exchange) -> Iterator[tuple[Path, str]]:
 def _parties(draft: Draft, stream: str) -> frozenset[str] | None:
     """Return the participants at the ends of a stream, '' for the environment; None where they are not known."""
     item = draft.stream.get(stream)
-    if item is None or not item.sound("from", "to"):
+    if item is None or not item.sound("from", "to") or item.entry.from_node == item.entry.to_node:
         return None
     ends = (item.entry.from_node, item.entry.to_node)
     if not all(draft.place_is_clear(node) for node in ends):
