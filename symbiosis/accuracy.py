@@ -104,10 +104,10 @@ def results_with_truth(conn: psycopg.Connection, clock: RunClock, truth_file: Pa
     flows = query(conn, FLOWS, since=clock.start)
     truth = pd.read_csv(
         whole_lines(truth_file), dtype={"stream": str, "side": str, "quantity": str, "unit": str},
-        keep_default_na=False, na_values={"value": [""]}, float_precision="round_trip",
+        keep_default_na=False, na_values={"value": [""]},
     )
     truth["window_us"] = microseconds(truth["window_start"])
-    rows = flows.astype({"stream": str, "side": str, "quantity": str}).merge(truth[[*ROW, "value"]], on=ROW)
+    rows = flows.merge(truth[[*ROW, "value"]], on=ROW)
     return rows.loc[rows["window_us"] >= armed_us]
 
 

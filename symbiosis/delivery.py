@@ -121,7 +121,6 @@ def read_sent(path: Path, park: Park) -> pd.DataFrame:
     lines = pd.read_csv(
         whole_lines(path), names=["meter", "seq", "source_time", "value", "status"], header=0,
         dtype=_SENT_TYPES, keep_default_na=False, na_values={"seq": [""], "value": [""], "status": [""]},
-        float_precision="round_trip",
     )
     is_mark = ((lines["meter"] == "armed") & lines["status"].isna()).to_numpy()
     counted = np.cumsum(is_mark) > 0

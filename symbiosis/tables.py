@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Hashable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import numpy.typing as npt
 import pandas as pd
 import psycopg
 from psycopg import sql
+
+# an id may read 01
+TEXT: dict[Hashable, type[str]] = dict.fromkeys(("meter", "stream", "side", "quantity", "closed_by"), str)
 
 
 def query(conn: psycopg.Connection, text: str, *, since: float) -> pd.DataFrame:
@@ -34,7 +38,7 @@ def query(conn: psycopg.Connection, text: str, *, since: float) -> pd.DataFrame:
         for block in rows:
             buffer.write(block)
     buffer.seek(0)
-    return pd.read_csv(buffer, keep_default_na=False, na_values=[""], float_precision="round_trip")
+    return pd.read_csv(buffer, dtype=TEXT, keep_default_na=False, na_values=[""])
 
 
 def whole_lines(path: Path) -> io.BytesIO:

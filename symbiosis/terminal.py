@@ -276,6 +276,7 @@ def _columns(left: RenderableType, right: RenderableType, width: int, ratio: tup
 def _draw_exchanges(rows: Sequence[ExchangeRow], width: int, height: int, now: float) -> RenderableType:
     """Return the exchanges that fit: out of agreement first, the others page by page."""
     table = _table(width)
+    table.add_column("", no_wrap=True, min_width=3)
     table.add_column("exchange", style="bold", max_width=10, no_wrap=True)
     table.add_column("name", ratio=3, min_width=8, no_wrap=True)
     if width >= SHOWS_ENDS:
@@ -284,7 +285,6 @@ def _draw_exchanges(rows: Sequence[ExchangeRow], width: int, height: int, now: f
     for title in ("sender", "receiver", "reconciled", "± u95"):
         table.add_column(title, justify="right", no_wrap=True, min_width=7)
     table.add_column("unit", no_wrap=True, min_width=4)
-    table.add_column("", no_wrap=True, min_width=3)
     shown, hidden = page(rows, max(1, height - 2), now)
     for row in shown:
         table.add_row(*_exchange_cells(row, width), style="bold red" if row.in_agreement is False else None)
@@ -323,7 +323,7 @@ def _exchange_cells(row: ExchangeRow, width: int) -> list[str]:
     if width >= SHOWS_ENDS:
         names += [row.from_name or "", row.to_name or ""]
     return [
-        row.exchange, *names, *(_number(flow, digits) for flow in flows), _number(u95, digits), row.shown_unit, mark
+        mark, row.exchange, *names, *(_number(flow, digits) for flow in flows), _number(u95, digits), row.shown_unit
     ]
 
 
