@@ -24,6 +24,7 @@ from urllib.parse import unquote, urlsplit
 import jsonpath_rfc9535 as jsonpath
 import numpy as np
 import paho.mqtt.client as mqtt
+from jsonpath_rfc9535.segments import JSONPathChildSegment, JSONPathSegment
 from jsonpath_rfc9535.selectors import IndexSelector, NameSelector
 from numpy.typing import NDArray
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
@@ -58,16 +59,22 @@ def steps(path: str) -> tuple[Step, ...]:
         segments = jsonpath.compile(path).segments
     except jsonpath.JSONPathError as error:
         raise InputError(f"JSON path {path!r} is wrong: {error}") from error
-    found: list[Step] = []
-    for segment in segments:
-        for selector in segment.selectors:
-            if isinstance(selector, NameSelector):
-                found.append(selector.name)
-            elif isinstance(selector, IndexSelector):
-                found.append(selector.index)
-            else:
-                raise InputError(f"JSON path {path!r} may have names and indexes only")
-    return tuple(found)
+    found = [_step(segment) for segment in segments]
+    if None in found:
+        raise InputError(f"JSON path {path!r} may have names and indexes only")
+    return tuple(step for step in found if step is not None)
+
+
+def _step(segment: JSONPathSegment) -> Step | None:
+    """Return the one name or index of a segment, None if it is anything else."""
+    if not isinstance(segment, JSONPathChildSegment) or len(segment.selectors) != 1:
+        return None
+    match segment.selectors[0]:
+        case NameSelector() as selector:
+            return selector.name
+        case IndexSelector() as selector:
+            return selector.index
+    return None
 
 
 def placed(document: Json, path: Sequence[Step], value: Json) -> Json:

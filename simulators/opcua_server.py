@@ -11,10 +11,9 @@ Limits, of asyncua 2.1 (each is held by a test in tests/services/test_opcua_serv
 - A subscription queues every value that is written; nothing is merged between two publishing instants. A queue is
   as long as the client asks, at most 10,000 (asked 0: 10,000), and is told as revised. When it is full the oldest
   value is dropped **without** the overflow bit, whatever `discardOldest` says.
-- A server holds what its client has not acknowledged for up to 5,000 messages, and gives it away once on Republish.
-- `TransferSubscriptions` does not move the publish requests: a transferred subscription stays silent. A client
-  comes back by ActivateSession on a new channel, or with new subscriptions.
-- Status code bad: the value is nulled, as Part 4, 7.7.1 asks. The server's own time is the run's clock.
+- What a client has not acknowledged is held, 5,000 messages a subscription at most. When the client has gone, its
+  subscriptions queue on until the session's time-out; it finds them again by TransferSubscriptions.
+- With a bad status the value is nulled, as Part 4, 7.7.1 asks. The server's own time is the run's clock.
 """
 
 from __future__ import annotations
@@ -24,13 +23,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 from urllib.parse import urlsplit
 
 import numpy as np
 from asyncua import Server, ua
 from asyncua.server.address_space import AddressSpace, AttributeValue, NodeData
 from asyncua.server.internal_server import InternalServer
+from asyncua.server.subscription_service import SubscriptionService
 from numpy.typing import NDArray
 
 from park.errors import InputError, OperationError
@@ -64,15 +64,19 @@ class Reading(ua.DataValue):
 class StandardNodes:
     """The nodes that every OPC UA server has, built once for all servers of a process: it takes a second."""
 
+    _built: ClassVar[StandardNodes | None] = None
+
     def __init__(self, space: AddressSpace) -> None:
         self._nodes = {nodeid: space[nodeid] for nodeid in list(space.keys())}
 
     @classmethod
     async def build(cls) -> StandardNodes:
-        """Build them."""
-        server = InternalServer()
-        await server.load_standard_address_space()
-        return cls(server.aspace)
+        """Build them, the first time."""
+        if cls._built is None:
+            server = InternalServer()
+            await server.load_standard_address_space()
+            cls._built = cls(server.aspace)
+        return cls._built
 
     def copy_into(self, space: AddressSpace) -> None:
         """Give `space` nodes of its own; what never changes (values, descriptions of references) is shared."""
@@ -84,6 +88,24 @@ class StandardNodes:
             space[nodeid] = copy
 
 
+class _Subscriptions(SubscriptionService):
+    """asyncua's subscriptions, with publish requests that move along when a subscription is transferred.
+
+    asyncua 2.1 leaves a transferred subscription with the publish requests of its lost connection: it stays silent.
+    """
+
+    async def transfer_subscriptions(
+        self, params: ua.TransferSubscriptionsParameters, session_id: ua.NodeId, callback: Callable[..., Any]
+    ) -> list[ua.TransferResult]:
+        """Move subscriptions to the connection whose `callback` sends the publish responses."""
+        results = await super().transfer_subscriptions(params, session_id, callback)
+        processor: Any = callback.__self__            # type: ignore[attr-defined]  # a UaProcessor's bound method
+        for number in params.SubscriptionIds:
+            if subscription := self.subscriptions.get(int(number)):
+                subscription.pub_request_callback = processor.get_publish_request
+        return results
+
+
 class _InternalServer(InternalServer):
     """asyncua's server on a copy of the standard nodes."""
 
@@ -91,6 +113,7 @@ class _InternalServer(InternalServer):
         super().__init__()
         self._standard = standard
         self.allow_remote_admin = False
+        self.subscription_service = _Subscriptions(self.aspace, iserver=self)
 
     async def load_standard_address_space(self, shelf_file: object = None) -> None:
         """Take the nodes that were built before."""

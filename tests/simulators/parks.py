@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from park.model import Park
@@ -46,3 +48,10 @@ def park_of(meters: list[dict[str, Any]], **keys: Any) -> Park:
         ],
     }
     return Park.model_validate(document | keys)
+
+
+async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    """Wait until something is so that signals nothing."""
+    async with asyncio.timeout(seconds):
+        while not condition():      # noqa: ASYNC110
+            await asyncio.sleep(0.01)
