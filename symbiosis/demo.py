@@ -128,7 +128,7 @@ class _Demo:
         screen.done("database")
         screen.step("broker")
         broker = self._start_broker()
-        screen.done("broker", broker.description)
+        screen.done("broker", broker.description.removeprefix("broker: "))
         screen.step("simulators")
         await asyncio.gather(*(service.reached("loaded") for service in (simulate, collect, process)))
         run = self._write_run(dsn, broker.url)

@@ -90,7 +90,7 @@ def _is_of_a_run(pid: int) -> bool:
         program = Path(f"/proc/{pid}/exe").readlink().name
     except OSError:
         return False        # ended meanwhile, or another user's
-    return program in SERVERS or any(argument.startswith(b"symbiosis") for argument in arguments)
+    return program in SERVERS or any(word.startswith(b"symbiosis") or b"iotcore" in word for word in arguments)
 
 
 def _uses(pid: int, folder: str) -> bool:

@@ -117,6 +117,7 @@ class EmbeddedPostgres:
         self._settings = {**SETTINGS, **(settings or {})}
         self._lock = FolderLock(self.data_dir / "postgres.lock", what=f"the database in {self.data_dir}")
         self._child: GuardedChild | None = None
+        self._socket_folder: Path | None = None
         self.dsn = ""
 
     @property
@@ -215,7 +216,7 @@ class EmbeddedPostgres:
     def _launch(self, binaries: Path, identity: Identity) -> None:
         """Start the server and wait until it answers."""
         _keep_log_short(self.log)
-        socket_folder = _make_socket_folder()
+        socket_folder = self._socket_folder = _make_socket_folder(self._socket_folder)
         _give_to(identity, socket_folder)
         settings = {**self._settings, "unix_socket_directories": str(socket_folder)}
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
@@ -375,8 +376,15 @@ def _give_to(identity: Identity, folder: Path) -> None:
             os.chown(path, uid, gid, follow_symlinks=False)
 
 
-def _make_socket_folder() -> Path:
-    """Make a folder of mode 0700 whose path leaves room for the socket's name."""
+def _make_socket_folder(earlier: Path | None) -> Path:
+    """Make a folder of mode 0700 whose path leaves room for the socket's name.
+
+    A server that is started again gets its earlier one: there its clients wait for it.
+    """
+    if earlier is not None:
+        with contextlib.suppress(OSError):
+            earlier.mkdir(mode=0o700)
+            return earlier
     room = _SOCKET_PATH_LIMIT - len(_SOCKET_NAME) - len(_SOCKET_PREFIX) - len("/") * 2 - 8
     for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"):
         if len(os.fsencode(parent)) <= room:
