@@ -23,14 +23,17 @@ class Lines(PlainScreen):
     def __init__(self) -> None:
         super().__init__()
         self.lines: list[str] = []
+        self.more = asyncio.Event()
 
     def note(self, text: str) -> None:
         self.lines.append(text)
+        self.more.set()
 
     async def heard(self, text: str) -> None:
         async with asyncio.timeout(30):
             while not any(text in line for line in self.lines):
-                await asyncio.sleep(0.02)
+                self.more.clear()
+                await self.more.wait()
 
 
 async def test_servers_that_are_killed_come_back_where_they_were_and_nothing_stays(tmp_path: Path):
