@@ -159,12 +159,12 @@ async def _with_events(
 @contextmanager
 def _store(options: argparse.Namespace) -> Iterator[Surroundings]:
     """Provide the surroundings with a database that has this version's tables."""
-    from park.store.location import located
-
     from park.store import migrate
+    from park.store.location import open_database
+    from symbiosis.datafolder import default_data_folder
 
     around = Surroundings.of(options)
-    with located(around.dsn or None, options.data) as dsn:
+    with open_database(around.dsn or None, options.data or default_data_folder(), create=True) as dsn:
         if not options.supervised:
             migrate(dsn)
         yield replace(around, dsn=dsn)
