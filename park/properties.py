@@ -161,7 +161,8 @@ def _one_phase(output: str, pascal: Values, kelvin: Values, phase: Phase | None)
         kept = vapour
     else:
         kept = np.where(pascal > boiling, liquid, np.where(np.isnan(boiling), pascal, vapour))
-    return _computed_specific(output, np.where((pascal > 0) & (pascal <= HIGHEST_PRESSURE), kept, np.nan), kelvin, "P", "T")
+    in_range = (pascal > 0) & (pascal <= HIGHEST_PRESSURE)      # of the reading itself, wherever it is kept
+    return _computed_specific(output, np.where(in_range, kept, np.nan), kelvin, "P", "T")
 
 
 def _computed_specific(output: str, first: Values, second: Values, first_name: str, second_name: str) -> Values:
@@ -196,6 +197,7 @@ def _slopes(
     pascal, kelvin, wet = np.broadcast_arrays(
         *(np.asarray(g, dtype=np.float64) for g in (pressure, temperature, dryness))
     )
+    pascal = np.where(np.isfinite(pascal), pascal, np.nan)
     step = _STEP_PRESSURE * pascal
     here = function(pascal, kelvin, phase, wet)
     per_kelvin = _slope(
