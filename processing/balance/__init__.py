@@ -5,12 +5,14 @@ The package's public functions; each array shape is in their docstrings.
 - `prepare`, `reconcile`: linear balances A x = b, one window or thousands (network.py).
 - `reconcile_nonlinear`: any smooth constraints g(x) = 0, one window (nonlinear.py).
 - `classify`: redundant, nonredundant, observable, unobservable (classify.py).
+- `identify_gross_errors`, `find_gross_errors`: biased meters and leaking nodes of each window (gross.py).
 """
 
 from __future__ import annotations
 
 from processing.balance.classify import Classes, classify
 from processing.balance.errors import BalanceError, ContradictionError
+from processing.balance.gross import Found, find_gross_errors, identify_gross_errors
 from processing.balance.network import Network, prepare, reconcile
 from processing.balance.nonlinear import NonlinearResult, reconcile_nonlinear
 from processing.balance.result import Result
@@ -19,10 +21,13 @@ __all__ = [
     "BalanceError",
     "Classes",
     "ContradictionError",
+    "Found",
     "Network",
     "NonlinearResult",
     "Result",
     "classify",
+    "find_gross_errors",
+    "identify_gross_errors",
     "prepare",
     "reconcile",
     "reconcile_nonlinear",

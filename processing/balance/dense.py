@@ -25,6 +25,9 @@ RANK_TOLERANCE = 1e-10
 Coefficients come from files with six to twelve digits, double precision leaves about 1e-14 after factoring: any
 value between separates dependence written in the file from rounding."""
 
+COLLINEAR = 1e-9
+"""Signatures whose angle has a cosine within this of one count as the same: no balance tells them apart."""
+
 CONTRADICTION = 1e-8
 """A balance that cannot be adjusted may stay open by this share of its largest term."""
 
@@ -60,6 +63,16 @@ class DenseProjection:
     to_basis: Floats
     inverse: Floats
     depend: Floats
+
+    @property
+    def n_nodes(self) -> int:
+        """Number of balances."""
+        return int(self.matrix.shape[0])
+
+    @property
+    def n_streams(self) -> int:
+        """Number of streams."""
+        return int(self.matrix.shape[1])
 
     @property
     def degrees_of_freedom(self) -> int:
@@ -152,6 +165,55 @@ class DenseProjection:
         """Return columns of the covariance of the reconciled values, shape (n_streams, k), for (k,) streams."""
         columns: Floats = self.covariance_root @ self.covariance_root[streams].T
         return columns
+
+    @cached_property
+    def open_nodes(self) -> Bools:
+        """Nodes with an unmeasured stream: their raw imbalance is unknown; bool, shape (n_nodes,)."""
+        unmeasured: Bools = (self.matrix[:, ~self.measured] != 0.0).any(axis=1)
+        return unmeasured
+
+    @cached_property
+    def imbalance_std(self) -> Floats:
+        """Std of the raw imbalances of error-free meters, shape (n_nodes,)."""
+        spread: Floats = np.sqrt((_weigh(self.matrix, self.root) ** 2).sum(axis=1))
+        return spread
+
+    def column(self, stream: int) -> Floats:
+        """Return column `stream` of A, shape (n_nodes,)."""
+        entries: Floats = self.matrix[:, stream]
+        return entries
+
+    def over_streams(self, multipliers: Floats) -> Floats:
+        """Return A' multipliers, shape (n_windows, n_streams)."""
+        product: Floats = multipliers @ self.matrix
+        return product
+
+    @cached_property
+    def bias_information(self) -> Floats:
+        """One over the variance of each meter's bias estimate, shape (n_streams,); zero where it cannot show."""
+        information: Floats = ((self.to_basis @ self.matrix) ** 2).sum(axis=0)
+        return np.where(self.redundant, information, 0.0)
+
+    @cached_property
+    def leak_information(self) -> Floats:
+        """One over the variance of each node's leak estimate, shape (n_nodes,); zero where it cannot show."""
+        information: Floats = (self.to_basis**2).sum(axis=0)
+        return information
+
+    def alike(self, streams: Ints, nodes: Ints) -> Ints:
+        """Return a number for the direction in which each bias, then each leak, shows, shape (n_hypotheses,)."""
+        signature = np.concatenate([self.to_basis @ self.matrix[:, streams], self.to_basis[:, nodes]], axis=1)
+        if not signature.shape[1]:
+            return np.zeros(0, dtype=np.int64)
+        signature /= np.sqrt((signature**2).sum(axis=0))
+        same = abs(signature.T @ signature) > 1.0 - COLLINEAR
+        return np.unique(same.argmax(axis=1), return_inverse=True)[1].astype(np.int64)
+
+    def draw_residuals(self, rng: np.random.Generator, count: int) -> Floats:
+        """Draw raw imbalances of windows without errors, shape (count, n_nodes)."""
+        errors = _weigh(rng.standard_normal((count, len(self.root.T))), self.root.T)
+        residual: Floats = errors @ self.matrix.T
+        return residual
 
 
 def project(matrix: Floats, measured: Bools, root: Floats) -> DenseProjection:

@@ -36,6 +36,8 @@ class Network:
         The balances, shape (n_nodes, n_streams).
     std : ndarray or None
         Prior std, shape (n_streams,) [unit of the stream]; None where a covariance was given.
+    covariance : Rows or None
+        Prior covariance where meters are correlated.
     bounds : tuple of ndarray or None
         (low, high), each shape (n_streams,) [unit of the stream].
     """
@@ -50,7 +52,7 @@ class Network:
         self.incidence = incidence
         self.std = std
         self.bounds = bounds
-        self._covariance = covariance
+        self.covariance = covariance
         self._matrix = incidence.dense()
         self._root, self._known = root_of(std, covariance, incidence.n_columns)
         self._projections: OrderedDict[bytes, DenseProjection] = OrderedDict()

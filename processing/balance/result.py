@@ -40,6 +40,8 @@ class Result:
         The values given, as measured.
     reconciled : ndarray
         as measured; NaN where unobservable.
+    rhs : ndarray
+        Right-hand sides, shape (n_windows, n_nodes).
     parts : list of Part
         Windows grouped by which meters had a value.
     bounded : ndarray
@@ -52,7 +54,7 @@ class Result:
         self.measured = measured
         self.reconciled = reconciled.reshape(measured.shape)
         self.parts = parts
-        self._rhs = rhs
+        self.rhs = rhs
         self.bounded = np.asarray(bounded, dtype=np.int64)
 
     @cached_property
@@ -91,19 +93,31 @@ class Result:
 
         NaN at nodes with an unmeasured stream.
         """
-        windows = self.measured.reshape(len(self._rhs), -1)
-        matrix = self.parts[0].projection.matrix
-        known = np.nan_to_num(windows)
-        missing = np.isnan(windows).astype(float) @ (matrix != 0).T
-        full = np.where(missing > 0, np.nan, known @ matrix.T - self._rhs)
+        full = np.empty_like(self.rhs)
+        for part in self.parts:
+            full[part.windows] = np.where(part.projection.open_nodes, np.nan, self.residual(part))
         return full[0] if self.measured.ndim == 1 else full
+
+    @cached_property
+    def nodal_test(self) -> Floats:
+        """|imbalance| over its std, shape (n_nodes,) or (n_windows, n_nodes); NaN at nodes with an unmeasured stream.
+
+        Standard normal in magnitude without gross errors (Mah, Stanley, Downing 1976); a leak shows at its node, a bias
+        at both ends of its stream.
+        """
+        spread = np.empty_like(self.rhs)
+        for part in self.parts:
+            spread[part.windows] = part.projection.imbalance_std
+        with np.errstate(divide="ignore", invalid="ignore"):
+            test = abs(self.imbalance) / spread.reshape(self.imbalance.shape)
+        return np.where(spread.reshape(test.shape) > 0, test, np.nan)
 
     @cached_property
     def global_test(self) -> Any:
         """Weighted sum of squares of the adjustments, per window; chi-square distributed without gross errors."""
-        total = np.empty(len(self._rhs))
+        total = np.empty(len(self.rhs))
         for part in self.parts:
-            total[part.windows] = part.projection.objective(self._residual(part))
+            total[part.windows] = part.projection.objective(self.residual(part))
             moved = np.intersect1d(self.bounded, part.windows)
             if moved.size:
                 step = self.adjustment.reshape(len(total), -1)[moved]
@@ -113,7 +127,7 @@ class Result:
     @cached_property
     def degrees_of_freedom(self) -> Any:
         """Independent balances among measured streams with a positive std, per window."""
-        number = np.empty(len(self._rhs), dtype=np.int64)
+        number = np.empty(len(self.rhs), dtype=np.int64)
         for part in self.parts:
             number[part.windows] = part.projection.degrees_of_freedom
         return int(number[0]) if self.measured.ndim == 1 else number
@@ -133,10 +147,10 @@ class Result:
 
     def multipliers(self) -> Floats:
         """Return the multipliers of the balances, shape (n_nodes,) or (n_windows, n_nodes)."""
-        windows = self.measured.reshape(len(self._rhs), -1)
-        full = np.empty((len(windows), self._rhs.shape[1]))
+        windows = self.measured.reshape(len(self.rhs), -1)
+        full = np.empty((len(windows), self.rhs.shape[1]))
         for part in self.parts:
-            full[part.windows] = part.projection.multipliers(self._residual(part))
+            full[part.windows] = part.projection.multipliers(self.residual(part))
         return full[0] if self.measured.ndim == 1 else full
 
     def covariance(self, window: int = 0) -> Floats:
@@ -144,13 +158,13 @@ class Result:
         for part in self.parts:
             if window in part.windows:
                 return part.projection.covariance_of(np.arange(self.measured.shape[-1]))
-        raise IndexError(f"window {window} of {len(self._rhs)}")
+        raise IndexError(f"window {window} of {len(self.rhs)}")
 
-    def _residual(self, part: Part) -> Floats:
+    def residual(self, part: Part) -> Floats:
         """Return A y - b with zero for unmeasured streams, shape (n_members, n_nodes)."""
         p = part.projection
-        known = np.where(p.measured, self.measured.reshape(len(self._rhs), -1)[part.windows], 0.0)
-        return p.residual(known, self._rhs[part.windows])
+        known = np.where(p.measured, self.measured.reshape(len(self.rhs), -1)[part.windows], 0.0)
+        return p.residual(known, self.rhs[part.windows])
 
     def _tested(self, floor: float) -> Floats:
         """Divide |adjustment| by its std, the variance no smaller than `floor` times that of the measured value."""
