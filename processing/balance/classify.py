@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from processing.balance import inputs
-from processing.balance.dense import project
+from processing.balance.dense import DenseProjection, project
 from processing.balance.errors import BalanceError
 from processing.balance.inputs import Bools, Matrix
 
@@ -89,8 +89,13 @@ def classify(incidence: Matrix, is_measured: npt.ArrayLike) -> Classes:
             f"is_measured must be bool of shape ({rows.n_columns},), got {present.dtype} of shape {present.shape}"
         )
     projection = project(rows.dense(), present, np.ones(rows.n_columns))
+    return classes_of(projection)
+
+
+def classes_of(projection: DenseProjection) -> Classes:
+    """Return the classes that a pattern's factors show."""
     return Classes(
-        measured=present,
+        measured=projection.measured,
         redundant=projection.redundant,
         observable=projection.observable,
         degrees_of_freedom=projection.degrees_of_freedom,

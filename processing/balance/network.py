@@ -67,6 +67,14 @@ class Network:
         """Number of streams."""
         return self.incidence.n_columns
 
+    @property
+    def std_by_stream(self) -> Floats:
+        """Prior std of every stream, shape (n_streams,); infinite where it tells nothing."""
+        if self.std is not None:
+            return self.std
+        spread = np.sqrt((self._root**2).sum(axis=1))
+        return np.where(self._known, spread, np.inf)
+
     def reconcile(self, measured: npt.ArrayLike, *, rhs: npt.ArrayLike | None = None) -> Result:
         """Reconcile one window or many.
 
