@@ -1,0 +1,287 @@
+"""The state of a park in one window: every flow, enthalpy and fraction reconciled, with its std.
+
+    readings ──► average ──► observe ──► reconcile ──► observe ──► reconcile ──► Estimate
+                             std at plain means        std at the first estimate
+
+Here: that, and which variables the balances check (`status`). Not here: averages (window.py), what meters say
+(observation.py), equations (equations.py), least squares (balance/), the rows that are stored (results.py). The main
+path enters at `Estimator.estimate`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from park.model import Park
+from processing.balance import BalanceError, NonlinearResult, classify, reconcile_nonlinear
+from processing.equations import NONE, End, Equations
+from processing.meters import Bools, Floats, Ints, MeterArrays
+from processing.observation import Observation, Plan
+from processing.window import Means, Readings, Slots, average
+
+FIRST_TOLERANCE, TOLERANCE = 1e-2, 1e-7
+"""Steps below these shares of the std end the search: the first estimate only says at which flow std are taken; the
+second's last step leaves balances open by about its square."""
+
+ITERATIONS = 30
+
+VARIANCE_FLOOR = 0.1
+"""VDI 2048: an adjustment's variance counts as at least a tenth of the meter's, so that meters which hardly anything
+checks are not accused by rounding."""
+
+REDUNDANT_FROM = 1e-6
+"""A meter whose adjustment has less than this share of its variance is checked by nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Status:
+    """What the balances say of each variable, by which meters are present; bool, shape (n_variables,)."""
+
+    measured: Bools
+    redundant: Bools
+    observable: Bools
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """One window's state.
+
+    Attributes
+    ----------
+    start_us, end_us
+        The window [us since 1970 UTC].
+    means
+        Of every slot.
+    observation
+        What the meters said, those taken out left out.
+    believed
+        Slots that went into the balances, bool, shape (n_slots,).
+    values
+        The variables, shape (n_variables,) [unit of the variable]; NaN where unobservable.
+    covariance
+        Shape (n_variables, n_variables); NaN where unobservable.
+    status
+        Of every variable.
+    residual, throughput
+        Of every row of the equations, shape (n_rows,) [unit of the row].
+    statistic
+        Measurement test of every slot, shape (n_slots,): standard normal where all is well; NaN where nothing checks.
+    global_test, degrees_of_freedom
+        Of the whole window.
+    converged
+        Whether the reconciliation came to rest; if not, `values` are NaN.
+    """
+
+    start_us: int
+    end_us: int
+    means: Means
+    observation: Observation
+    believed: Bools
+    values: Floats
+    covariance: Floats
+    status: Status
+    residual: Floats
+    throughput: Floats
+    statistic: Floats
+    global_test: float
+    degrees_of_freedom: int
+    converged: bool
+
+    @property
+    def std(self) -> Floats:
+        """Std of every variable, shape (n_variables,) [unit of the variable]; NaN where unobservable."""
+        spread: Floats = np.sqrt(np.maximum(np.diagonal(self.covariance), 0.0))
+        return spread
+
+
+class Estimator:
+    """A park made ready for estimating its state window by window.
+
+    Parameters
+    ----------
+    park
+        The park.
+    """
+
+    def __init__(self, park: Park) -> None:
+        self.park = park
+        self.table = MeterArrays.of(park)
+        self.equations = Equations.of(park)
+        self.plan = Plan.of(park, self.table, self.equations)
+        self._bound: Ints = np.flatnonzero(self.equations.bound)
+        self._limits = _limits(park, self.equations)
+        self._statuses: dict[bytes, Status] = {}
+
+    def average(self, readings: Readings, start_us: int, end_us: int) -> Means:
+        """Average all slots over the window [start_us, end_us) of `readings`."""
+        plan = self.plan
+        slots = plan.slots
+        if plan.pipes:
+            now = average(readings, self.table, Slots(slots.meter, np.zeros_like(slots.shift_us)), start_us, end_us)
+            unshifted = plan.observe(now, np.arange(len(slots)) < len(self.table))
+            flow = unshifted.measured[self.equations.flow[:, End.SENDER]]
+            slots = plan.shifted(flow, unshifted.density)
+        return average(readings, self.table, slots, start_us, end_us)
+
+    def estimate(self, readings: Readings, start_us: int, end_us: int, taken_out: Bools | None = None) -> Estimate:
+        """Estimate the state in one window.
+
+        Parameters
+        ----------
+        readings
+            As for `window.average`.
+        start_us, end_us
+            The window [us since 1970 UTC].
+        taken_out
+            Meters that are not believed, bool, shape (n_meters,).
+
+        Returns
+        -------
+        Estimate
+        """
+        means = self.average(readings, start_us, end_us)
+        out = np.zeros(len(self.table), dtype=np.bool_) if taken_out is None else taken_out
+        believed = ~out[self.plan.slots.meter] & ~np.isnan(means.value)
+        first = self.plan.observe(means, believed)
+        rough = self._reconcile(first, self._start(first), FIRST_TOLERANCE)
+        at = self._start(first) if rough is None else self._full(rough.point, self._start(first))
+        second = self.plan.observe(means, believed, at)
+        found = self._reconcile(second, at, TOLERANCE)
+        return self._estimate(start_us, end_us, means, believed, second, found)
+
+    # -- reconciliation -------------------------------------------------------------------------------------------
+
+    def _reconcile(self, said: Observation, start: Floats, tolerance: float) -> NonlinearResult | None:
+        """Reconcile the variables that equations hold; None where that has no answer."""
+        equations, bound = self.equations, self._bound
+        if not bound.size:
+            return None
+        linear = equations.with_delays(said.delay_factor)
+        x = start.copy()
+
+        def residual(part: Floats) -> Floats:
+            x[bound] = part
+            return equations.residual(linear, x)
+
+        def jacobian(part: Floats) -> Floats:
+            x[bound] = part
+            return equations.jacobian(linear, x)[:, bound]
+
+        low, high = self._limits
+        try:
+            return reconcile_nonlinear(
+                residual, jacobian, said.measured[bound], np.sqrt(said.variance[bound]), start=start[bound],
+                bounds=(low[bound], high[bound]), tolerance=tolerance, max_iterations=ITERATIONS)
+        except BalanceError:
+            return None
+
+    def _full(self, part: Floats, rest: Floats) -> Floats:
+        full = rest.copy()
+        full[self._bound] = part
+        return full
+
+    def _start(self, said: Observation) -> Floats:
+        """Where the search starts: as measured, else as the stream's other end, else the typical size."""
+        equations = self.equations
+        x = np.where(np.isnan(said.measured), equations.scale, said.measured)
+        for block in (equations.flow, equations.enthalpy, *equations.component.values()):
+            seen = np.where(block == NONE, np.nan, said.measured[block])
+            some = ~np.isnan(seen).all(axis=1)
+            mean = np.nanmean(seen[some], axis=1)
+            for end in End:
+                column = block[some, end]
+                missing = np.isnan(said.measured[column])
+                x[column[missing]] = mean[missing]
+        for d, delay in enumerate(equations.delays):
+            if np.isnan(said.measured[delay.sender]) and np.isfinite(said.measured[delay.change]):
+                x[delay.sender] = said.measured[delay.change] + said.delay_factor[d] * x[delay.departed]
+        return self._with_sums(x, said)
+
+    def _with_sums(self, x: Floats, said: Observation) -> Floats:
+        """Start the sums that nobody measured now at what their streams add up to."""
+        sums = [y for y in self.equations.sums.values() if np.isnan(said.measured[y])]
+        if sums:
+            open_ = self.equations.residual(self.equations.linear, x)
+            for y in sums:
+                row = int(np.flatnonzero(self.equations.linear[:, y])[0])
+                x[y] -= open_[row]
+        return x
+
+    # -- what comes of it -----------------------------------------------------------------------------------------
+
+    def _estimate(
+        self, start_us: int, end_us: int, means: Means, believed: Bools, said: Observation,
+        found: NonlinearResult | None,
+    ) -> Estimate:
+        """Put a reconciliation together with what no equation holds."""
+        equations, bound = self.equations, self._bound
+        values = np.where(equations.bound, np.nan, said.measured)
+        covariance = np.diag(np.where(equations.bound, np.nan, said.variance))
+        residual = np.full(len(equations.linear), np.nan)
+        throughput, test, dof = residual.copy(), np.nan, 0
+        converged = found is not None and found.converged or not bound.size
+        if found is not None and found.converged:
+            values[bound] = found.reconciled
+            covariance[np.ix_(bound, bound)] = found.covariance()
+            linear = equations.with_delays(said.delay_factor)
+            point = self._full(found.point, np.nan_to_num(values))
+            residual, throughput = equations.residual(linear, point), equations.throughput(linear, point)
+            test, dof = float(found.global_test), int(found.degrees_of_freedom)
+        return Estimate(
+            start_us, end_us, means, said, believed, values, covariance, self._status(said, believed), residual,
+            throughput, self._statistics(said, believed, values, covariance), test, dof, bool(converged))
+
+    def _statistics(self, said: Observation, believed: Bools, values: Floats, covariance: Floats) -> Floats:
+        """Measurement test of every slot: a meter in the balances against its adjustment, one outside against them."""
+        variable = np.where(self.plan.slot_variable == NONE, 0, self.plan.slot_variable)
+        off = said.slot_value - np.where(self.plan.slot_variable == NONE, np.nan, values[variable])
+        own, found = said.slot_variance, np.diagonal(covariance)[variable]
+        spread = np.where(believed, own - found, own + found)
+        checked = spread > REDUNDANT_FROM * own
+        spread = np.maximum(spread, VARIANCE_FLOOR * own)
+        return np.where(checked, off / np.sqrt(np.where(checked, spread, 1.0)), np.nan)
+
+    def _status(self, said: Observation, believed: Bools) -> Status:
+        """Classify the variables by which meters are present; each pattern once.
+
+        Ranks are taken at a made-up point, so that a stream that stands still counts like one that flows. What a
+        sender's own meters said earlier is not what checks them, so a delay's change counts as known, and the
+        departed twin as unmeasured.
+        """
+        equations, plan = self.equations, self.plan
+        n, meters = equations.n_variables, len(self.table)
+        measured = ~np.isnan(said.measured)
+        own = np.zeros(n, dtype=np.bool_)
+        variable = plan.slot_variable[:meters]
+        own[variable[believed[:meters] & (variable != NONE) & ~np.isnan(said.slot_value[:meters])]] = True
+        for delay in equations.delays:
+            measured[delay.sender], measured[delay.departed] = own[delay.sender], own[delay.departed]
+        key = np.packbits(measured).tobytes()
+        if key not in self._statuses:
+            self._statuses[key] = self._classified(measured)
+        return self._statuses[key]
+
+    def _classified(self, measured: Bools) -> Status:
+        bound, equations = self._bound, self.equations
+        redundant, observable = np.zeros_like(measured), measured.copy()
+        if bound.size:
+            size = np.where(equations.scale == 0.0, 1.0, abs(equations.scale))
+            point = size * np.random.default_rng(1).uniform(0.5, 1.5, len(size))
+            linear = equations.with_delays(np.ones(len(equations.delays)))
+            classes = classify(equations.jacobian(linear, point)[:, bound], measured[bound])
+            redundant[bound], observable[bound] = classes.redundant, classes.observable
+        return Status(measured, redundant, observable)
+
+
+def _limits(park: Park, equations: Equations) -> tuple[Floats, Floats]:
+    """Bounds of every variable: flows as the park says, fractions within 0 and 1."""
+    low, high = np.full(equations.n_variables, -np.inf), np.full(equations.n_variables, np.inf)
+    for s, stream in enumerate(park.streams):
+        for variable in equations.flow[s]:
+            low[variable], high[variable] = stream.bounds_si
+    for block in equations.component.values():
+        inside = block[block != NONE]
+        low[inside], high[inside] = 0.0, 1.0
+    return low, high

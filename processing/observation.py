@@ -1,0 +1,728 @@
+"""What the meters say of a park's variables in one window.
+
+    Means (by slot) ──► temperature, pressure ──► enthalpy, density     by point: a stream's end, or as it departed
+                   └──► flows, heat, fractions, hold-up ─────────────►  by point ──► by variable: value and variance
+
+- A point is where something is measured: flow, enthalpy or a fraction at a stream's sender, at its receiver, or at
+  the sender as far back as what arrives now (`End.DEPARTED`); or a tank; or the sum that a heat meter forms.
+- Several meters of one point, and the two ends of a stream without delay or loss, are combined by inverse variance.
+- Variances are those of the *expected* value: a meter that reads zero has no weight without limit, and of two equal
+  meters the lower does not weigh more. In the first pass the expected value is the plain mean of the meters of one
+  variable; in the second it is the first estimate.
+- Enthalpy follows from temperature, pressure and the declared phase, so heat flows need no meters of their own, and
+  what F, T and p share is in the equations rather than in a covariance.
+- The two windows of a delayed stream's sender (now, and when what arrives now left) share their meters' systematic
+  errors. With c their covariance, v the variance then, `now - (c / v) then` is independent of `then`: that is what
+  the variable `change` measures, and k = c / v goes into the equations. Where one window has no meter, the change is
+  taken to be 0 within `PERSISTENCE_U95` of the value.
+
+Here: that, once as a plan for a park (`Plan.of`) and once a window (`Plan.observe`). Not here: averages (window.py),
+equations (equations.py), reconciliation (estimate.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from park.model import WATER_DENSITY, Meter, Park
+from park.properties import reference_enthalpy, saturation_pressure, saturation_temperature
+from park.units import Dimension, dimension
+from processing.equations import (
+    HEAT_QUANTITIES,
+    NONE,
+    End,
+    Equations,
+    delays_properties,
+    forms_sum,
+    property_delay_s,
+)
+from processing.meters import STD_PER_U95, UNCERTAIN_FACTOR, Averaging, Bools, Floats, Ints, MeterArrays, Variances
+from processing.states import Region, States, region_of, states
+from processing.window import Means, Slots
+
+PERSISTENCE_U95 = 0.05
+"""What an unmetered flow, enthalpy or fraction may change in its delay, as a share of its value: loads of process
+plants wander a few percent in minutes (the simulator's default, 1.5 % std in half an hour, is one such)."""
+
+ELSEWHERE_P, ELSEWHERE_T = 0.1, 15.0
+"""std of a pressure (share of it) and a temperature [K] that is taken from the stream's other end or a neighbour."""
+
+UNKNOWN_P, UNKNOWN_LIQUID_PA, UNKNOWN_T = 0.5, 1.0e6, 40.0
+"""The same for those of which nothing is known but the carrier; a liquid may be boiler feed water."""
+
+LEAST_EXPECTED = 0.01
+"""A flow is never expected below this share of its typical size, so that no meter is exact near zero."""
+
+LEAST_SIZE = 0.02
+"""A pipe's delay is that of at least this share of the typical flow; below, nothing arrives that left in memory."""
+
+SAME_AS_WATER = 1e-3
+"""u95 of the fraction of water in a water or steam stream that nobody analyses."""
+
+MATES = 6
+"""How many neighbours are asked for a pressure or temperature that a point has not."""
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """Values with variances; NaN where there is none. All of shape (n,)."""
+
+    value: Floats
+    systematic: Floats
+    random: Floats
+
+    @property
+    def variance(self) -> Floats:
+        """Total variance, shape (n,)."""
+        total: Floats = self.systematic + self.random
+        return total
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What one window's meters say.
+
+    Attributes
+    ----------
+    usable
+        Slots that were listened to, bool, shape (n_slots,).
+    points
+        Every point: its meters combined, shape (n_points,) [unit of its variable].
+    coverage
+        Of each point, shape (n_points,): that of its best covered meter.
+    measured, variance
+        Every variable, shape (n_variables,); NaN where unmeasured. Declared losses and closures count as measured.
+    delay_factor
+        k of each delay, shape (n_delays,).
+    slot_value, slot_variance, slope
+        Every slot: its reading in the unit of its variable, its variance, and how much the variable moves with the
+        reading, shape (n_slots,); NaN where it says nothing of a variable.
+    states
+        Water and steam at every thermodynamic point (as enthalpy points).
+    temperature
+        [K], shape (n_streams * 3,).
+    density
+        [kg/m3] where known, shape (n_streams * 3,).
+    """
+
+    usable: Bools
+    points: Values
+    coverage: Floats
+    measured: Floats
+    variance: Floats
+    delay_factor: Floats
+    slot_value: Floats
+    slot_variance: Floats
+    slope: Floats
+    states: States
+    temperature: Floats
+    density: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class _Direct:
+    """Slots that measure a variable itself: slot, point, constant factor with its std, point of the density.
+
+    `power` says whether the density multiplies (1: a volume flow) or divides (-1: a concentration).
+    """
+
+    slot: Ints
+    point: Ints
+    factor: Floats
+    factor_std: Floats
+    density: Ints
+    power: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class _Thermo:
+    """Points of temperature and pressure, `stream * 3 + End`; arrays of shape (n_streams * 3,) unless said."""
+
+    temperature_slot: Ints
+    temperature_point: Ints
+    pressure_slot: Ints
+    pressure_point: Ints
+    used: Ints               # the points where states are needed, shape (n_used,)
+    region: Ints
+    dryness: Floats
+    dryness_std: Floats
+    mates: Ints              # shape (n_streams * 3, MATES): whom to ask
+    steam: Bools
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Which meter says what of which variable, for a park; made once.
+
+    Attributes
+    ----------
+    slots
+        The first n_meters slots are the meters themselves, in their order; then come those seen earlier.
+    slot_variable
+        Variable that each slot measures, shape (n_slots,); `NONE` where it measures none.
+    point_variable
+        Variable of each point, shape (n_points,).
+    """
+
+    park: Park
+    table: MeterArrays
+    equations: Equations
+    slots: Slots
+    slot_variable: Ints
+    point_variable: Ints
+    direct: _Direct
+    thermo: _Thermo
+    pipes: tuple[tuple[int, int], ...]        # slot, stream: shifts that follow the flow
+    declared: tuple[tuple[int, float, float], ...]      # variable, value, std: losses, closures, plain water
+    delay_points: Mapping[tuple[int, int], tuple[int, int]]     # (sender, departed) variable -> their points
+
+    @classmethod
+    def of(cls, park: Park, table: MeterArrays, equations: Equations) -> Plan:
+        """Lay out the plan of a park."""
+        return _Planner(park, table, equations).plan()
+
+    @cached_property
+    def reference(self) -> float:
+        """Enthalpy of the park's reference [kJ/kg]."""
+        return reference_enthalpy(self.park.park.enthalpy_reference.temperature_degC)
+
+    @property
+    def n_streams(self) -> int:
+        """Number of streams."""
+        return len(self.park.streams)
+
+    def flow_point(self, stream: int, end: End) -> int:
+        """Return the point of a stream's flow."""
+        return stream * 3 + int(end)
+
+    def enthalpy_point(self, stream: int, end: End) -> int:
+        """Return the point of a stream's enthalpy."""
+        return (self.n_streams + stream) * 3 + int(end)
+
+    def component_point(self, name: str, stream: int, end: End) -> int:
+        """Return the point of a component's fraction in a stream."""
+        block = 2 + list(self.equations.component).index(name)
+        return (block * self.n_streams + stream) * 3 + int(end)
+
+    def reach_us(self) -> int:
+        """Return how far back of a window's start readings matter, but for pipes [us]."""
+        back = self.slots.shift_us + np.minimum(self.table.hold_us[self.slots.meter], 3600 * 10**6)
+        return int(back.max(initial=0))
+
+    def shifted(self, flow: Floats, density: Floats) -> Slots:
+        """Return the slots of one window, the delays of full pipes from their flow.
+
+        Parameters
+        ----------
+        flow
+            Of each stream, shape (n_streams,) [kg/s]; NaN where unknown.
+        density
+            At each thermodynamic point, shape (n_streams * 3,) [kg/m3].
+        """
+        if not self.pipes:
+            return self.slots
+        shift = self.slots.shift_us.copy()
+        for slot, s in self.pipes:
+            typical = self.equations.scale[self.equations.flow[s, End.SENDER]]
+            passing = max(abs(flow[s]) if np.isfinite(flow[s]) else typical, LEAST_SIZE * typical)
+            holds = (self.park.streams[s].pipe_volume_m3 or 0.0) * density[s * 3 + End.SENDER]
+            shift[slot] = round(holds / passing * 1e6)
+        return Slots(self.slots.meter, shift)
+
+    def observe(self, means: Means, usable: Bools, estimate: Floats | None = None) -> Observation:
+        """Say what a window's means tell of the variables.
+
+        Parameters
+        ----------
+        means
+            Of `slots`, shape (n_slots,).
+        usable
+            Slots whose meters are believed, bool, shape (n_slots,).
+        estimate
+            The variables as first estimated, shape (n_variables,); without it variances are taken at plain means.
+        """
+        return _Window(self, means, usable & ~np.isnan(means.value), estimate).observation()
+
+
+class _Window:
+    """One window's observation under way."""
+
+    def __init__(self, plan: Plan, means: Means, usable: Bools, estimate: Floats | None) -> None:
+        self.plan, self.means, self.usable, self.estimate = plan, means, usable, estimate
+        n = len(plan.slots)
+        self.slot_value, self.slot_variance, self.slope = np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan)
+        self.n_points = len(plan.point_variable)
+
+    def observation(self) -> Observation:
+        """Go through the steps of the picture above."""
+        enthalpies = self._thermodynamics()
+        flows = self._flows()
+        points = Values(*(np.where(np.isnan(a), b, a) for a, b in (
+            (enthalpies.value, flows.value), (enthalpies.systematic, flows.systematic),
+            (enthalpies.random, flows.random))))
+        measured, variance, k = self._variables(points)
+        return Observation(
+            self.usable, points, self._coverage(), measured, variance, k, self.slot_value, self.slot_variance, self.slope,
+            self.states, self.temperature.value, self.density)
+
+    # -- temperature, pressure, enthalpy --------------------------------------------------------------------------
+
+    def _thermodynamics(self) -> Values:
+        """Find temperature, pressure and state of every point, and the enthalpies that meters tell."""
+        thermo = self.plan.thermo
+        n = len(thermo.region)
+        temperature = self._read(thermo.temperature_slot, thermo.temperature_point, n)
+        pressure = self._read(thermo.pressure_slot, thermo.pressure_point, n)
+        told = ~np.isnan(temperature.value)
+        wet = thermo.region == Region.SATURATED
+        if wet.any():
+            temperature, told = self._on_saturation_line(temperature, pressure, wet)
+        self.temperature = self._elsewhere(temperature, ELSEWHERE_T, absolute=True)
+        self.pressure = self._default_pressure(self._elsewhere(pressure, ELSEWHERE_P, absolute=False))
+        self._find_states()
+        at = self.states
+        by_t, by_p, by_x = at.by_temperature, np.where(wet, 0.0, at.by_pressure), at.by_dryness
+        shared = by_p**2 * self.pressure.systematic + (by_x * thermo.dryness_std) ** 2
+        shared_random = by_p**2 * self.pressure.random
+        self._tell_slots(shared + shared_random)
+        value = np.full(self.n_points, np.nan)
+        systematic, random = value.copy(), value.copy()
+        here = slice(self.plan.n_streams * 3, self.plan.n_streams * 6)
+        value[here] = np.where(told, at.enthalpy - self.plan.reference, np.nan)
+        systematic[here] = np.where(told, by_t**2 * self.temperature.systematic + shared, np.nan)
+        random[here] = np.where(told, by_t**2 * self.temperature.random + shared_random, np.nan)
+        return Values(value, systematic, random)
+
+    def _read(self, slot: Ints, point: Ints, n: int) -> Values:
+        """Combine slots that read the point's own quantity."""
+        value = self.means.value[slot]
+        variances = self._variances(slot, value)
+        return combine(point, value, variances, self.usable[slot], n)
+
+    def _variances(self, slot: Ints, expected: Floats) -> Variances:
+        """Variances of slots' values in the meters' units [SI]."""
+        means = self.means
+        found = self.plan.table.variances(
+            self.plan.slots.meter[slot], np.nan_to_num(expected), means.count[slot], means.span_s[slot])
+        factor = np.where(means.uncertain[slot], UNCERTAIN_FACTOR, 1.0)
+        return Variances(found.systematic * factor, found.random * factor)
+
+    def _on_saturation_line(self, temperature: Values, pressure: Values, wet: Bools) -> tuple[Values, Bools]:
+        """Let pressure tell the temperature of saturated streams too."""
+        at = np.flatnonzero(wet & ~np.isnan(pressure.value))
+        told = saturation_temperature(pressure.value[at])
+        slope = (saturation_temperature(pressure.value[at] * 1.001) - told) / (pressure.value[at] * 0.001)
+        both = np.concatenate([np.arange(len(wet)), at])
+        merged = combine(
+            both, np.concatenate([temperature.value, told]),
+            Variances(np.concatenate([temperature.systematic, slope**2 * pressure.systematic[at]]),
+                      np.concatenate([temperature.random, slope**2 * pressure.random[at]])),
+            ~np.isnan(np.concatenate([temperature.value, told])), len(wet))
+        return merged, ~np.isnan(merged.value)
+
+    def _elsewhere(self, own: Values, std: float, *, absolute: bool) -> Values:
+        """Fill what a point has not from its neighbours."""
+        value, systematic, random = own.value.copy(), own.systematic.copy(), own.random.copy()
+        for column in self.plan.thermo.mates.T:
+            need = np.isnan(value) & (column != NONE)
+            need[need] = ~np.isnan(own.value[column[need]])
+            mate = column[need]
+            value[need] = own.value[mate]
+            more = std if absolute else std * own.value[mate]
+            systematic[need] = own.systematic[mate] + np.square(more)
+            random[need] = own.random[mate]
+        return Values(value, systematic, random)
+
+    def _default_pressure(self, found: Values) -> Values:
+        """Give pressures of which nothing is known: water 4 bar, steam 10 bar or what its temperature allows."""
+        missing = np.isnan(found.value)
+        if not missing.any():
+            return found
+        thermo = self.plan.thermo
+        default = np.where(thermo.steam, 1.0e6, 4.0e5)
+        hot = missing & ~np.isnan(self.temperature.value)
+        boiling = np.full(len(default), np.nan)
+        boiling[hot] = saturation_pressure(self.temperature.value[hot])
+        vapour = hot & (thermo.region == Region.VAPOUR)
+        default[vapour] = np.minimum(default[vapour], 0.9 * boiling[vapour])
+        liquid = hot & (thermo.region == Region.LIQUID)
+        default[liquid] = np.maximum(default[liquid], 1.5 * boiling[liquid])
+        return Values(
+            np.where(missing, default, found.value),
+            np.where(missing, np.square(np.where(thermo.steam, UNKNOWN_P * default, UNKNOWN_LIQUID_PA)),
+                     found.systematic),
+            np.where(missing, 0.0, found.random))
+
+    def _find_states(self) -> None:
+        """States at the points in use, and densities also where no temperature is known."""
+        thermo = self.plan.thermo
+        n, used = len(thermo.region), thermo.used
+        unknown = np.isnan(self.temperature.value)
+        guess = np.where(thermo.steam, 473.15, 313.15)
+        self.temperature_or_guess = np.where(unknown, guess, self.temperature.value)
+        found = states(
+            self.temperature_or_guess[used], self.pressure.value[used], thermo.dryness[used], thermo.region[used])
+        self.states = States(*(_scattered(getattr(found, name), used, n) for name in States.__dataclass_fields__))
+        self.density = self.states.density
+        spread = np.where(unknown, UNKNOWN_T**2, self.temperature.variance)
+        by_p = np.where(thermo.region == Region.SATURATED, 0.0, self.states.density_by_pressure)
+        self.density_variance = (
+            self.states.density_by_temperature**2 * spread + by_p**2 * self.pressure.variance)
+
+    def _tell_slots(self, shared: Floats) -> None:
+        """Note what each temperature meter says of its enthalpy."""
+        slot, point = self.plan.thermo.temperature_slot, self.plan.thermo.temperature_point
+        slope = self.states.by_temperature[point]
+        value = self.means.value[slot]
+        self.slope[slot] = slope
+        self.slot_value[slot] = (
+            self.states.enthalpy[point] - self.plan.reference + slope * (value - self.temperature.value[point]))
+        self.slot_variance[slot] = slope**2 * self._variances(slot, value).total + shared[point]
+
+    # -- flows, fractions, hold-up, sums --------------------------------------------------------------------------
+
+    def _flows(self) -> Values:
+        """Combine the meters that read their variable itself, or by a density."""
+        direct = self.plan.direct
+        by_density = direct.density != NONE
+        factor, factor_variance = direct.factor.copy(), np.square(direct.factor_std)
+        at, power = direct.density[by_density], direct.power[by_density]
+        factor[by_density] = self.density[at] ** power
+        factor_variance[by_density] = self.density_variance[at] * self.density[at] ** (2.0 * (power - 1.0))
+        reading = self.means.value[direct.slot]
+        value = reading * factor
+        expected = self._expected(direct, value) / factor
+        inventory = self.plan.table.averaging[self.plan.slots.meter[direct.slot]] == Averaging.LEVEL
+        expected = np.where(inventory, self.means.level[direct.slot], expected)
+        own = self._variances(direct.slot, expected)
+        variances = Variances(
+            own.systematic * factor**2 + factor_variance * np.where(inventory, reading, expected) ** 2,
+            own.random * factor**2)
+        usable = self.usable[direct.slot] & ~np.isnan(value)
+        self.slot_value[direct.slot], self.slope[direct.slot] = value, factor
+        self.slot_variance[direct.slot] = variances.total
+        return combine(direct.point, value, variances, usable, self.n_points)
+
+    def _expected(self, direct: _Direct, value: Floats) -> Floats:
+        """What each direct slot should say, in its variable's unit: see the rule on variances above."""
+        variable = self.plan.slot_variable[direct.slot]
+        n = self.plan.equations.n_variables
+        if self.estimate is None:
+            usable = self.usable[direct.slot] & ~np.isnan(value)
+            count = np.bincount(variable[usable], minlength=n)
+            total = np.bincount(variable[usable], value[usable], minlength=n)
+            expected = np.where(count > 0, total / np.maximum(count, 1), self.plan.equations.scale)[variable]
+        else:
+            expected = self.estimate[variable]
+        least = LEAST_EXPECTED * self.plan.equations.scale[variable]
+        return np.where(abs(expected) < least, least, expected)
+
+    # -- variables ------------------------------------------------------------------------------------------------
+
+    def _variables(self, points: Values) -> tuple[Floats, Floats, Floats]:
+        """Combine points of one variable, tie delays, and add what the park declares."""
+        plan, equations = self.plan, self.plan.equations
+        n = equations.n_variables
+        known = ~np.isnan(points.value) & (plan.point_variable != NONE)
+        variable = np.where(plan.point_variable == NONE, 0, plan.point_variable)
+        merged = combine(variable, points.value, Variances(points.systematic, points.random), known, n)
+        measured, variance = merged.value, merged.variance
+        for which, value, std in plan.declared:
+            if np.isnan(measured[which]):
+                measured[which], variance[which] = value, std**2
+        k = np.ones(len(equations.delays))
+        for d, delay in enumerate(equations.delays):
+            now, then = self._ends_of(delay.sender, delay.departed, points)
+            if now is not None and then is not None:
+                covariance = np.sqrt(points.systematic[now] * points.systematic[then])
+                k[d] = covariance / points.variance[then]
+                measured[delay.change] = points.value[now] - k[d] * points.value[then]
+                variance[delay.change] = points.variance[now] - covariance * k[d]
+                measured[delay.sender] = variance[delay.sender] = np.nan
+            else:
+                size = measured[delay.sender] if now is not None else measured[delay.departed]
+                size = size if np.isfinite(size) else equations.scale[delay.sender]
+                measured[delay.change] = 0.0
+                variance[delay.change] = np.square(PERSISTENCE_U95 * STD_PER_U95 * size)
+        return measured, variance, k
+
+    def _ends_of(self, sender: int, departed: int, points: Values) -> tuple[int | None, int | None]:
+        """Return the sender's points now and then, where they have values."""
+        now, then = self.plan.delay_points[sender, departed]
+        return (now if np.isfinite(points.value[now]) else None, then if np.isfinite(points.value[then]) else None)
+
+    def _coverage(self) -> Floats:
+        """Coverage of each point by its best covered meter."""
+        found = np.zeros(self.n_points)
+        plan = self.plan
+        shift = plan.n_streams * 3
+        for slot, point in ((plan.direct.slot, plan.direct.point),
+                            (plan.thermo.temperature_slot, plan.thermo.temperature_point + shift)):
+            some = self.usable[slot]
+            np.maximum.at(found, point[some], self.means.coverage[slot][some])
+        return found
+
+
+def combine(target: Ints, value: Floats, variances: Variances, usable: Bools, n: int) -> Values:
+    """Combine values of the same target by inverse variance.
+
+    Parameters
+    ----------
+    target
+        Where each value belongs, shape (m,).
+    value, variances
+        Shape (m,) [any unit].
+    usable
+        Which values count, bool, shape (m,).
+    n
+        Number of targets.
+
+    Returns
+    -------
+    Values
+        Shape (n,); NaN where a target has no usable value.
+
+    Notes
+    -----
+    With weights ``w = (1/v) / sum(1/v)``: value ``sum w x``; each part of the variance ``sum w^2 v_part``, errors of
+    different meters being independent. Equal values combine to themselves whatever their weights.
+    """
+    t, x = target[usable], value[usable]
+    total = np.maximum(variances.total[usable], np.square(1e-9 * np.maximum(abs(x), 1e-9)))
+    inverse = np.bincount(t, 1.0 / total, minlength=n)
+    some = inverse > 0
+    scale = np.divide(1.0, inverse, out=np.full(n, np.nan), where=some)
+    weight = scale[t] / total
+    parts = [np.bincount(t, part, minlength=n) for part in (
+        weight * x, weight**2 * variances.systematic[usable], weight**2 * variances.random[usable])]
+    return Values(*(np.where(some, part, np.nan) for part in parts))
+
+
+def _scattered(values: Floats, at: Ints, n: int) -> Floats:
+    full = np.full(n, np.nan)
+    full[at] = values
+    return full
+
+
+# -- the plan ---------------------------------------------------------------------------------------------------------
+
+VOLUMES = frozenset({"volume_flow", "volume_total"})
+
+
+@dataclass
+class _Planner:
+    """Lays out which meter says what; lists grow by one method a kind of quantity."""
+
+    park: Park
+    table: MeterArrays
+    equations: Equations
+    meter: list[int] = field(default_factory=list)
+    shift: list[float] = field(default_factory=list)
+    direct: list[tuple[int, int, float, float, int, float]] = field(default_factory=list)
+    temperature: list[tuple[int, int]] = field(default_factory=list)
+    pressure: list[tuple[int, int]] = field(default_factory=list)
+    pipes: list[tuple[int, int]] = field(default_factory=list)
+
+    def plan(self) -> Plan:
+        """Go through the meters, then lay the lists out as arrays."""
+        self.position = {stream.id: s for s, stream in enumerate(self.park.streams)}
+        self.node_position = {node.id: n for n, node in enumerate(self.park.nodes)}
+        self._number_points()
+        self.meter, self.shift = list(range(len(self.park.meters))), [0.0] * len(self.park.meters)
+        for m, meter in enumerate(self.park.meters):
+            self._place(m, meter)
+        direct, thermo = self._direct(), self._thermo()
+        variable = np.full(len(self.meter), NONE)
+        variable[direct.slot] = self.point_variable[direct.point]
+        variable[thermo.temperature_slot] = self.equations.enthalpy.ravel()[thermo.temperature_point]
+        slots = Slots(np.array(self.meter, dtype=np.int64), np.rint(np.array(self.shift) * 1e6).astype(np.int64))
+        return Plan(
+            self.park, self.table, self.equations, slots, variable, self.point_variable, direct, thermo,
+            tuple(self.pipes), tuple(self._declared()), dict(self._delay_points()))
+
+    def _number_points(self) -> None:
+        """Points: flows, enthalpies, fractions of each component, all by stream and end; then tanks and sums."""
+        equations = self.equations
+        blocks = [equations.flow.ravel(), equations.enthalpy.ravel()]
+        self.block = {"flow": 0, "enthalpy": 1}
+        for name, found in equations.component.items():
+            self.block[f"component.{name}"] = len(blocks)
+            blocks.append(found.ravel())
+        self.first_single = sum(map(len, blocks))
+        singles = [*equations.stored.values(), *equations.sums.values()]
+        self.single = {variable: self.first_single + i for i, variable in enumerate(singles)}
+        self.point_variable = np.concatenate([*blocks, np.array(singles, dtype=np.int64)]).astype(np.int64)
+
+    def _point(self, block: str, s: int, end: End) -> int:
+        return (self.block[block] * len(self.park.streams) + s) * 3 + int(end)
+
+    def _place(self, m: int, meter: Meter) -> None:
+        """Put a meter where it belongs; what says nothing of a variable stays a slot of its own."""
+        if self.table.averaging[m] == Averaging.TICKET:
+            return
+        if meter.node is not None:
+            self._inventory(m, meter)
+        elif m in self.equations.sums:
+            self._sum(m, meter)
+        elif len(meter.signed_streams) == 1 and not forms_sum(self.park, meter):
+            name, end = next(iter(self.park.meter_ends(meter).items()))
+            self._on_stream(m, meter, self.position[name], End.SENDER if end == "sender" else End.RECEIVER)
+
+    def _inventory(self, m: int, meter: Meter) -> None:
+        """Levels tell what a tank holds up; in metres they need an area that nobody declares."""
+        measures, node = dimension(meter.unit), self.node_position[str(meter.node)]
+        quantity = "energy" if measures == Dimension.ENERGY else "mass"
+        variable = self.equations.stored.get((node, quantity))
+        if variable is None or measures == Dimension.LENGTH:
+            return
+        factor = (1.0, 0.0, NONE)
+        if measures in (Dimension.VOLUME, Dimension.NORMAL_VOLUME):
+            leaving = next((s for s, st in enumerate(self.park.streams) if st.from_node == meter.node
+                            and st.carries_mass), None)
+            found = None if leaving is None else self._density(leaving, End.SENDER)
+            if found is None:
+                return
+            factor = found
+        self.direct.append((m, self.single[variable], *factor, 1.0))
+
+    def _sum(self, m: int, meter: Meter) -> None:
+        """A meter over several streams, or a heat meter, reads its own sum."""
+        point = self.single[self.equations.sums[m]]
+        if meter.quantity not in VOLUMES:
+            self.direct.append((m, point, 1.0, 0.0, NONE, 1.0))
+            return
+        first, end = next(iter(self.park.meter_ends(meter).items()))
+        found = self._density(self.position[first], End.SENDER if end == "sender" else End.RECEIVER)
+        if found is not None:
+            self.direct.append((m, point, *found, 1.0))
+
+    def _on_stream(self, m: int, meter: Meter, s: int, end: End) -> None:
+        """A meter of one quantity at one end of a stream."""
+        stream, name = self.park.streams[s], meter.property_name
+        if name in ("temperature", "pressure"):
+            if stream.has_enthalpy:
+                self._thermometer(m, s, end, self.temperature if name == "temperature" else self.pressure)
+        elif name is not None:
+            self._fraction(m, meter, s, end, name)
+        elif stream.carries_mass and meter.quantity not in HEAT_QUANTITIES:
+            found = self._density(s, end) if meter.quantity in VOLUMES else (1.0, 0.0, NONE)
+            if found is not None:
+                self._flow(m, s, end, *found)
+        elif not stream.carries_mass:
+            self._flow(m, s, end, 1.0, 0.0, NONE)
+
+    def _flow(self, m: int, s: int, end: End, factor: float, std: float, density: int) -> None:
+        self.direct.append((m, self._point("flow", s, end), factor, std, density, 1.0))
+        delay = self.park.streams[s].flow_delay_s
+        if end is End.SENDER and delay > 0:
+            there = density + int(End.DEPARTED) if density != NONE and self._is_delayed(s) else density
+            slot = self._earlier(m, s, delay)
+            self.direct.append((slot, self._point("flow", s, End.DEPARTED), factor, std, there, 1.0))
+
+    def _thermometer(self, m: int, s: int, end: End, kept: list[tuple[int, int]]) -> None:
+        kept.append((m, s * 3 + int(end)))
+        if end is End.SENDER and self._is_delayed(s):
+            kept.append((self._earlier(m, s, property_delay_s(self.park.streams[s])), s * 3 + int(End.DEPARTED)))
+
+    def _fraction(self, m: int, meter: Meter, s: int, end: End, name: str) -> None:
+        """A quality property is a variable where a node conserves it as a component."""
+        found = self.equations.component.get(name)
+        measures = dimension(meter.unit)
+        if found is None or found[s, 0] == NONE or measures not in (Dimension.RATIO, Dimension.CONCENTRATION):
+            return
+        thick = self._density(s, end) if measures == Dimension.CONCENTRATION else (1.0, 0.0, NONE)
+        factor, std, density = thick or (WATER_DENSITY, 0.0, NONE)
+        rest = (1.0 / factor, std / factor**2, density, -1.0)       # mg/l is mass in volume: divide by density
+        self.direct.append((m, self._point(f"component.{name}", s, end), *rest))
+        if end is End.SENDER and self._is_delayed(s):
+            slot = self._earlier(m, s, property_delay_s(self.park.streams[s]))
+            self.direct.append((slot, self._point(f"component.{name}", s, End.DEPARTED), *rest))
+
+    def _is_delayed(self, s: int) -> bool:
+        return delays_properties(self.park.streams[s])
+
+    def _earlier(self, m: int, s: int, delay_s: float) -> int:
+        """Add a slot that sees a meter earlier, and return it."""
+        self.meter.append(m)
+        self.shift.append(delay_s)
+        slot = len(self.meter) - 1
+        if self.park.streams[s].pipe_volume_m3 is not None and self.park.streams[s].flow_delay_s == 0:
+            self.pipes.append((slot, s))
+        return slot
+
+    def _density(self, s: int, end: End) -> tuple[float, float, int] | None:
+        """Return factor, its std, and point of density that make kg/s of m3/s; None where nobody knows."""
+        stream = self.park.streams[s]
+        if stream.density_kg_m3 is not None:
+            return stream.density_kg_m3.value, stream.density_kg_m3.u95 * STD_PER_U95, NONE
+        return (1.0, 0.0, s * 3 + int(end)) if stream.has_enthalpy else None
+
+    # -- as arrays ------------------------------------------------------------------------------------------------
+
+    def _direct(self) -> _Direct:
+        slot, point, factor, std, density, power = np.array(self.direct, dtype=np.float64).reshape(-1, 6).T
+        return _Direct(slot.astype(np.int64), point.astype(np.int64), factor, std, density.astype(np.int64), power)
+
+    def _thermo(self) -> _Thermo:
+        streams = self.park.streams
+        region = np.repeat([int(region_of(s)) if s.has_enthalpy else 0 for s in streams], 3).astype(np.int64)
+        dryness = np.repeat([s.dryness.value if s.dryness else 1.0 for s in streams], 3).astype(np.float64)
+        spread = np.repeat([s.dryness.u95 * STD_PER_U95 if s.dryness else 0.0 for s in streams], 3)
+        t_slot, t_point = _columns(self.temperature)
+        p_slot, p_point = _columns(self.pressure)
+        used = [s * 3 + int(end) for s, stream in enumerate(streams) if stream.has_enthalpy
+                for end in (End if self._is_delayed(s) else (End.SENDER, End.RECEIVER))]
+        mates = np.full((len(streams) * 3, MATES), NONE)
+        for point in used:
+            found = [mate for mate in self._mates(point) if mate in set(used)][:MATES]
+            mates[point, : len(found)] = found
+        return _Thermo(
+            t_slot, t_point, p_slot, p_point, np.array(used, dtype=np.int64), region, dryness,
+            spread.astype(np.float64), mates, np.repeat([s.carrier == "steam" for s in streams], 3).astype(np.bool_))
+
+    def _mates(self, point: int) -> Iterator[int]:
+        """Yield whom to ask for a point's pressure and temperature: the stream's other ends, then its neighbours."""
+        s, end = divmod(point, 3)
+        stream = self.park.streams[s]
+        yield from (s * 3 + other for other in (2, 0, 1) if other != end)
+        node = stream.to_node if end == End.RECEIVER else stream.from_node
+        if node not in self.node_position:
+            return
+        for o, other_stream in enumerate(self.park.streams):
+            alike = o != s and other_stream.has_enthalpy and region_of(other_stream) == region_of(stream)
+            if alike and other_stream.from_node == node:
+                yield o * 3 + int(End.SENDER)
+            if alike and other_stream.to_node == node:
+                yield o * 3 + int(End.RECEIVER)
+
+    def _declared(self) -> Iterator[tuple[int, float, float]]:
+        """Yield what the park says without a meter: losses, closures, and that water is water."""
+        for loss in self.equations.losses:
+            yield loss.variable, loss.value, loss.u95 * STD_PER_U95
+        for row in self.equations.nodes:
+            node = self.park.nodes[row.node]
+            if row.closure != NONE:
+                u95 = node.closure_u95_kg_s if row.quantity == "mass" else node.closure_u95_kw
+                yield row.closure, 0.0, u95 * STD_PER_U95
+        for s, end in np.argwhere(self.equations.component.get("water", np.zeros((0, 3))) != NONE):
+            if self.park.streams[s].has_enthalpy and end != End.RECEIVER:
+                yield int(self.equations.component["water"][s, end]), 1.0, SAME_AS_WATER * STD_PER_U95
+
+    def _delay_points(self) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+        """Yield the sender's points now and as it departed, of every delay."""
+        blocks = {"flow": self.equations.flow, "enthalpy": self.equations.enthalpy}
+        blocks |= {f"component.{name}": found for name, found in self.equations.component.items()}
+        for delay in self.equations.delays:
+            for block, found in blocks.items():
+                if found[delay.stream, End.SENDER] == delay.sender:
+                    yield (delay.sender, delay.departed), (
+                        self._point(block, delay.stream, End.SENDER), self._point(block, delay.stream, End.DEPARTED))
+
+
+def _columns(pairs: list[tuple[int, int]]) -> tuple[Ints, Ints]:
+    first, second = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    return first, second
