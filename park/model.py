@@ -36,12 +36,12 @@ def _moment(value: object, info: ValidationInfo) -> datetime:
     """Read a date or a time; without an offset it is local to the park (`zone` of the context, else UTC)."""
     try:
         moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)    # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=(info.context or {}).get("zone", UTC))
+        return moment.astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):      # Overflow: in UTC it lies before the year 1 or after 9999
         raise PydanticCustomError(
             "moment", "must be a date or an ISO 8601 time, such as 2026-01-01 or 2026-01-01T06:00:00+01:00") from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=(info.context or {}).get("zone", UTC))
-    return moment.astimezone(UTC)
 
 
 def _unit(value: object) -> object:
