@@ -18,7 +18,7 @@ from park.errors import InputError
 from park.model import ENVIRONMENT, Exchange, Meter, Park
 from park.units import to_si_difference
 from simulators.scenario import Fault, Occurrence, PropertySubject, Scenario
-from simulators.truth import Excursion
+from simulators.state import Excursion
 
 HEAT_STATE = frozenset({"temperature", "pressure"})      # what an energy or a volume is computed with
 
@@ -104,7 +104,7 @@ class FaultSchedule:
     scenario
         Its faults, with offsets from arming.
     tell
-        Called with every excursion before it starts.
+        Called with every excursion before it starts; raises `ValueError` if the plant has no such property.
 
     Raises
     ------
@@ -113,7 +113,7 @@ class FaultSchedule:
     """
 
     def __init__(self, park: Park, scenario: Scenario, tell: Callable[[Excursion], None]) -> None:
-        mistakes = [text for fault in scenario.faults for text in _mistakes(fault, park)]
+        mistakes = [text for fault in scenario.faults for text in _mistakes(fault, park, tell)]
         if mistakes:
             raise InputError("\n".join(mistakes))
         self._park = park
@@ -235,16 +235,25 @@ def _reaches(occurrence: Occurrence, exchange: Exchange, park: Park) -> bool:
     return name is None or (name in HEAT_STATE and exchange.settles in ("energy", "volume"))
 
 
-def _mistakes(fault: Fault, park: Park) -> Iterator[str]:
+def _mistakes(fault: Fault, park: Park, tell: Callable[[Excursion], None]) -> Iterator[str]:
     """Yield what is wrong with a fault in this park."""
     for subject in fault.all_subjects:
         if isinstance(subject, PropertySubject):
-            if subject.stream not in park.stream:
-                yield f"fault {fault.id!r}: no stream {subject.stream!r} in the park"
+            if text := _refusal(subject, tell):
+                yield f"fault {fault.id!r}: {text}"
         elif subject not in park.meter:
             yield f"fault {fault.id!r}: no meter {subject!r} in the park"
         elif fault.kind not in DEFECTS:
             yield f"fault {fault.id!r}: the kind {fault.kind!r} is not simulated yet"
+
+
+def _refusal(subject: PropertySubject, tell: Callable[[Excursion], None]) -> str | None:
+    """Return why the plant takes no excursion of this property; tried with one that is over before it begins."""
+    try:
+        tell(Excursion(subject.stream, subject.property, -math.inf, -math.inf, 0.0))
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _in_unit_of(meter: Meter, occurrence: Occurrence) -> float:

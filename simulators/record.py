@@ -19,7 +19,7 @@ import numpy as np
 from park.model import Park
 from simulators.faults import FaultRecord
 from simulators.instruments import Floats, Readings
-from simulators.truth import RECEIVER, SENDER, State
+from simulators.state import RECEIVER, SENDER, State
 
 SENT_COLUMNS = ("meter", "seq", "source_time", "value", "status")
 TRUTH_COLUMNS = ("window_start", "stream", "side", "quantity", "unit", "value")

@@ -20,7 +20,10 @@ from park.units import conversion
 from simulators.faults import FaultSchedule
 from simulators.instruments import COUNTERS, Floats, Indices, Instruments, Readings, Tick
 from simulators.scenario import Scenario
-from simulators.truth import State, Truth
+from simulators.state import State
+from simulators.truth import Truth
+
+GOOD, BAD = np.uint32(0), np.uint32(0x80000000)          # OPC UA Part 4, 7.39: severity in the top two bits
 
 
 class Sampler:
@@ -36,6 +39,19 @@ class Sampler:
         Run time at which the plant begins [s since 1970 UTC].
     on_state
         Told every state of the truth, in order.
+
+    Attributes
+    ----------
+    typical
+        What each meter typically measures, shape (n_meters,) [unit of each meter]; NaN where the plant has no such
+        value, as the heat flow of a material.
+    unknown
+        Those meters, shape (n_meters,).
+
+    Raises
+    ------
+    InputError
+        If a fault strikes what the park has not.
     """
 
     def __init__(
@@ -55,6 +71,7 @@ class Sampler:
         self._last = np.full(len(park.meters), np.nan)
         self._on_change = np.array(
             [m.sampling == "on_change" for m in park.meters], dtype=np.bool_)
+        self.unknown: NDArray[np.bool_] = np.isnan(typical)
         self._is_ticket = np.array([m.quantity == "mass_batch" for m in park.meters], dtype=np.bool_)
         self._validity = _validity(park.meters)
         self._on_state = on_state
@@ -111,7 +128,7 @@ class Sampler:
         handed &= ~self._unchanged(tick.index, shown)
         index, values = tick.index[handed], shown[handed]
         self._last[index] = values
-        return Readings(tick.time_us, index, values, np.zeros(len(index), dtype=np.uint32))
+        return Readings(tick.time_us, index, values, np.where(np.isnan(values), BAD, GOOD))
 
     def _unchanged(self, index: Indices, shown: Floats) -> NDArray[np.bool_]:
         """Return which meters sampled on change have nothing new: the same value, or an empty weighbridge."""

@@ -82,7 +82,7 @@ async def simulate(
     armed
         From the tick after it is set readings count, and the schedule of faults begins.
     on_state
-        Told `serving` (with `endpoints` as they are), `unserved` (meters that speak Sparkplug), `armed`,
+        Told `serving` (with `endpoints` as they are), `unserved` (meters that stay silent, and why), `armed`,
         `late` and `on_time`, `drained`.
 
     Raises
@@ -93,7 +93,7 @@ async def simulate(
         If a server cannot listen.
     """
     run = _Run(park, scenario, clock, seed=seed, truth=truth, faults=faults, armed=armed, on_state=on_state)
-    _say_unserved(park, on_state)
+    run.say_unserved()
     async with AsyncExitStack() as stack:
         stack.callback(run.close)
         sent_file = stack.enter_context(SentFile(sent, [m.id for m in park.meters]))
@@ -102,14 +102,6 @@ async def simulate(
             on_state("serving", run.serving())
             await run.sample(sent_file, stop)
             await run.drain()
-
-
-def _say_unserved(park: Park, on_state: OnState) -> None:
-    """Say which meters have a source that is not simulated yet."""
-    names = [m.id for m in park.meters if m.source.sparkplug is not None]
-    if names:
-        log.warning("Sparkplug is not simulated yet, so these meters stay silent: %s", ", ".join(names))
-        on_state("unserved", {"meters": names, "reason": "Sparkplug is not simulated yet"})
 
 
 class _Run:
@@ -128,7 +120,10 @@ class _Run:
         self._is_armed = False
         self._start = _start(clock)
         self.sampler = Sampler(park, scenario, seed=seed, start=self._start, on_state=self.truth_file.add)
-        self._served = np.array([m.source.sparkplug is None for m in park.meters], dtype=np.bool_)
+        self._unserved = {
+            "Sparkplug is not simulated yet": np.array([m.source.sparkplug is not None for m in park.meters], np.bool_),
+            "the plant has no such value": self.sampler.unknown}
+        self._served = ~np.logical_or.reduce(list(self._unserved.values()))
         self._servers: list[OpcuaServer] = []
         self._actual: dict[str, str] = {}
         self._publisher: MqttPublisher | None = None
@@ -137,6 +132,13 @@ class _Run:
         self._recorded: list[FaultRecord] = []
         write_faults(faults, self._recorded)
         self._dropped_out = {s for f in scenario.faults if f.kind == "dropout" for s in f.all_subjects}
+
+    def say_unserved(self) -> None:
+        """Say which meters stay silent, and why."""
+        for reason, silent in self._unserved.items():
+            if names := [meter.id for meter, is_silent in zip(self.park.meters, silent, strict=True) if is_silent]:
+                log.warning("%s, so these meters stay silent: %s", reason, ", ".join(names))
+                self.on_state("unserved", {"meters": names, "reason": reason})
 
     async def connect(
         self, stack: AsyncExitStack, endpoints: Mapping[str, str], broker: str, stop: asyncio.Event
@@ -281,13 +283,13 @@ def eu_range(meter: Meter, typical: float) -> tuple[float, float]:
     meter
         The meter.
     typical
-        Its typical true value [its unit].
+        Its typical true value [its unit]; NaN: unknown.
     """
     if meter.span is not None:
         return meter.span
     if meter.counter is not None:
         return 0.0, meter.counter.modulus
-    size = 2.0 * abs(typical) or 1.0
+    size = 1.0 if math.isnan(typical) else 2.0 * abs(typical) or 1.0
     power = 10.0 ** math.floor(math.log10(size))
     top = next(step * power for step in (1.0, 2.0, 5.0, 10.0) if step * power >= size * (1.0 - 1e-9))
     return (-top if typical < 0 else 0.0), top

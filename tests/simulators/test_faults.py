@@ -12,7 +12,7 @@ from simulators.faults import DEFECTS, FaultSchedule, answers_to
 from simulators.instruments import Readings, Schedule
 from simulators.sampling import Sampler
 from simulators.scenario import FAULT_KINDS, Scenario
-from simulators.truth import Excursion
+from simulators.state import Excursion
 from tests.simulators.parks import meter, park_of
 
 START = 1_800_000_000.0            # a multiple of the window of 20 s
@@ -108,7 +108,14 @@ def test_a_bias_of_a_counter_adds_up():
 class TestSchedule:
     def schedule(self, faults: Scenario, park: Park = PARK) -> tuple[FaultSchedule, list[Excursion]]:
         told: list[Excursion] = []
-        return FaultSchedule(park, faults, told.append), told
+
+        def tell(excursion: Excursion) -> None:
+            if excursion.stream not in park.stream:
+                raise ValueError(f"no stream {excursion.stream!r} in the park")
+            if excursion.ended_at > START:
+                told.append(excursion)
+
+        return FaultSchedule(park, faults, tell), told
 
     def test_begins_with_the_first_whole_window_after_arming(self):
         schedule, _ = self.schedule(scenario(kind="dropout"))
@@ -207,6 +214,23 @@ def test_on_change_hands_on_a_value_only_when_it_is_new():
     assert all(before != after for before, after in pairwise(values))
     stuck = series(readings(park, scenario(kind="stuck")), 0)
     assert not [t for t in stuck if 40 <= t < 80]
+
+
+def test_an_excursion_of_a_property_that_the_plant_has_not_is_told_at_once():
+    fault = {"kind": "quality_excursion", "subject": {"stream": "S1", "property": "redness"}, "size_percent": 5}
+    with pytest.raises(InputError, match=r"fault 'F1': no stream with a property S1.redness"):
+        readings(PARK, scenario(**fault))
+
+
+def test_a_meter_of_what_the_plant_has_not_is_known_and_reads_bad():
+    base = park_of([meter("FT1")])
+    solid = [s.model_dump(by_alias=True) | ({"carrier": "material"} if s.id == "S1" else {}) for s in base.streams]
+    park = park_of([meter("FT1"), meter("HT1", quantity="heat_flow", unit="MW")], streams=solid)
+    sampler = Sampler(park, Scenario(), seed=1, start=START, on_state=lambda state: None)
+    assert sampler.unknown.tolist() == [False, True]
+    first = sampler.read(next(Schedule(park.meters).ticks(START)))
+    assert first.statuses.tolist() == [0, 0x80000000]
+    assert np.isnan(first.values).tolist() == [False, True]
 
 
 def test_a_meter_samples_only_while_it_stands_in_the_plant():

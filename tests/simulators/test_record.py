@@ -10,7 +10,7 @@ from park.model import Park
 from simulators.faults import FaultRecord
 from simulators.instruments import Readings
 from simulators.record import SentFile, TruthFile, iso, write_faults
-from simulators.truth import State
+from simulators.state import State
 from tests.simulators.parks import meter, park_of
 
 START = 1_800_000_000          # 2027-01-15T08:00:00Z, a whole window
@@ -22,10 +22,11 @@ def tick(seconds: float, values: list[float], status: int = 0) -> Readings:
 
 
 def state(time: float, mass: list[float], heat: list[float]) -> State:
-    nothing = np.zeros((2, 3))
-    flows = np.array([mass, [2 * f for f in mass]])
-    return State(START + time, flows, np.array([heat, heat]), nothing, nothing, nothing, np.zeros(2), np.zeros(2),
-                 np.zeros(2), {})
+    streams, nodes = np.zeros((2, 3)), np.zeros(2)
+    return State(
+        time=START + time, mass_flow=np.array([mass, [2 * f for f in mass]]), heat_flow=np.array([heat, heat]),
+        temperature=streams, pressure=streams, density=streams, properties={}, inventory=nodes, heat_inventory=nodes,
+        mass_stored=nodes, heat_stored=nodes, component_stored={})
 
 
 def rows(path: Path) -> list[dict[str, str]]:
