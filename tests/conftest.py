@@ -2,5 +2,7 @@
 
 pytest_plugins = [
     "tests.fixtures.broker",
+    "tests.fixtures.opcua",
     "tests.fixtures.postgres",
+    "tests.fixtures.skips",
 ]

@@ -1,0 +1,196 @@
+"""The collector on real OPC UA servers and a real PostgreSQL."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import pytest
+from asyncua import ua
+
+from collector.opcua import client, tags
+from park.clock import REAL_TIME, RunClock
+from park.errors import SourceError
+from tests.collector.running import at, collecting, opcua, park_of, rows, until, until_stored
+from tests.fixtures.opcua import NAMESPACE
+from tests.fixtures.proxy import FaultProxy
+
+
+async def test_every_value_is_stored_once_in_si_with_its_status(opcua_server, postgres_dsn):
+    server = await opcua_server(["FT1", "TT1"])
+    park = park_of(opcua(server.url, "FT1"), opcua(server.url, "TT1", quantity="temperature", unit="degC"))
+    async with collecting(park, postgres_dsn) as running:
+        for tick in range(50):
+            await server.push("FT1", 36.0 + tick, at(tick))
+            await server.push("TT1", 20.0, at(tick), status=0x40930000)
+        await server.push("FT1", None, at(50), status=0x80310000)
+        await until_stored(postgres_dsn, 101)
+    stored = rows(postgres_dsn)
+    assert [(t, v, s) for m, t, v, s in stored if m == "FT1"] == [
+        *((at(k), (36.0 + k) * (1000 / 3600), 0) for k in range(50)), (at(50), None, 0x80310000)]
+    assert {(v, s) for m, _, v, s in stored if m == "TT1"} == {(293.15, 0x40930000)}
+    assert running.said[-1][1]["status"] == "stopped"
+    assert rows(postgres_dsn, "select source, state, readings, rejected from collector_source") == [
+        (f"opcua:{server.url}", "stopped", 101, 0)]
+    assert rows(postgres_dsn, "select * from gap") == []
+
+
+async def test_a_node_id_by_namespace_uri_is_resolved_at_the_server(opcua_server, postgres_dsn):
+    server = await opcua_server(["FT1"])
+    park = park_of(opcua(server.url, "FT1", node_id=f"nsu={NAMESPACE};s=FT1"))
+    async with collecting(park, postgres_dsn):
+        await server.push("FT1", 3.6, at(0))
+        await until_stored(postgres_dsn, 1)
+    assert rows(postgres_dsn) == [("FT1", at(0), 1.0, 0)]
+
+
+async def test_an_endpoint_may_be_reached_elsewhere_in_this_run(opcua_server, postgres_dsn):
+    server = await opcua_server(["FT1"])
+    configured = "opc.tcp://plant.example:4840"
+    park = park_of(opcua(configured, "FT1"))
+    async with collecting(park, postgres_dsn, endpoints={configured: server.url}):
+        await server.push("FT1", 3.6, at(0))
+        await until_stored(postgres_dsn, 1)
+    assert rows(postgres_dsn, "select source from collector_source") == [(f"opcua:{configured}",)]
+
+
+async def test_bad_nodes_are_named_once_harm_no_other_and_are_collected_when_they_appear(
+    opcua_server, postgres_dsn, caplog, monkeypatch
+):
+    monkeypatch.setattr(client, "RETRY_BAD_FIRST_S", 0.1)
+    caplog.set_level(logging.INFO, "collector")
+    server = await opcua_server(["FT1"])
+    park = park_of(opcua(server.url, "FT1"), opcua(server.url, "FT2"),
+                   opcua(server.url, "FT3", node_id="nsu=urn:elsewhere;s=FT3"))
+    async with collecting(park, postgres_dsn) as running:
+        receiving = await running.saw("source", status="receiving")
+        assert receiving["detail"] == (
+            "not collected: FT2: BadNodeIdUnknown; FT3: its namespace is not on the server")
+        await server.push("FT1", 1.0, at(0))
+        await until_stored(postgres_dsn, 1)
+        await server.add("FT2")
+        await until(lambda: "FT2 is collected now" in caplog.text, "FT2")
+        await server.push("FT2", 1.0, at(0))
+        await until_stored(postgres_dsn, 2)
+    assert caplog.text.count("FT2 (ns=2;s=FT2) is not collected: BadNodeIdUnknown; tried again") == 1
+    assert caplog.text.count("FT3 (nsu=urn:elsewhere;s=FT3) is not collected") == 1
+
+
+async def test_a_server_that_keeps_too_few_values_stops_the_start_and_is_named(opcua_server, postgres_dsn):
+    server = await opcua_server(["FT1"], longest_queue=20)
+    with pytest.raises(SourceError, match=rf"{server.url}: the server keeps 20 values of FT1, 100 are needed"):
+        async with collecting(park_of(opcua(server.url, "FT1")), postgres_dsn):
+            pass
+
+
+async def test_more_tags_than_one_call_takes_are_asked_for_in_batches(opcua_server, postgres_dsn):
+    names = [f"FT{k}" for k in range(250)]
+    server = await opcua_server(names)
+    async with collecting(park_of(*(opcua(server.url, name) for name in names)), postgres_dsn) as running:
+        assert await running.saw("armed") == {"opcua": 250, "mqtt": 0}
+        for name in names:
+            await server.push(name, 1.0, at(0))
+        await until_stored(postgres_dsn, 250)
+
+
+async def test_values_that_are_no_readings_are_counted_and_stop_nothing(opcua_server, postgres_dsn, caplog):
+    server = await opcua_server(["FT1", "FT2"])
+    park = park_of(opcua(server.url, "FT1"), opcua(server.url, "FT2", unit="kg/s"))
+    async with collecting(park, postgres_dsn):
+        await server.push("FT1", "much", at(0), kind=ua.VariantType.String)
+        await server.push("FT1", "more", at(1), kind=ua.VariantType.String)
+        await server.push("FT1", float("nan"), at(2))
+        await server.push("FT1", 1.0, at(3).replace(year=1995))
+        await server.push("FT1", "broken", at(4), status=0x80000000, kind=ua.VariantType.String)
+        await server.push("FT2", 7, at(0), kind=ua.VariantType.Int32)
+        await server.push("FT2", True, at(1), kind=ua.VariantType.Boolean)
+        await server.push("FT2", 9.0, None, server_time=at(2))
+        await until_stored(postgres_dsn, 5)
+    stored = rows(postgres_dsn)
+    assert [row for row in stored if row[0] == "FT2"] == [
+        ("FT2", at(0), 7.0, 0), ("FT2", at(1), 1.0, 0), ("FT2", at(2), 9.0, 0)]
+    assert ("FT1", at(4), None, 0x80000000) in stored
+    assert rows(postgres_dsn, "select rejected from collector_source") == [(3,)]
+    assert caplog.text.count("value is not a number: 'much'") == 1
+    assert "more" not in caplog.text.replace("more of this kind", "")
+    assert "gives no source time, its readings are kept by the server's time" in caplog.text
+
+
+async def test_a_server_that_comes_later_is_waited_for_and_said_once(opcua_server, postgres_dsn, caplog):
+    server = await opcua_server(["FT1"])
+    await server.stop()
+    async with collecting(park_of(opcua(server.url, "FT1")), postgres_dsn, armed=False) as running:
+        await running.saw("source", status="waiting")
+        await server.start()
+        await running.saw("armed")
+        await server.push("FT1", 1.0, at(0))
+        await until_stored(postgres_dsn, 1)
+    assert caplog.text.count("waiting") == 1
+
+
+async def test_a_server_that_restarts_leaves_a_gap_with_its_cause_and_data_flow_again(opcua_server, postgres_dsn):
+    server = await opcua_server(["FT1", "FT2"])
+    async with collecting(park_of(opcua(server.url, "FT1"), opcua(server.url, "FT2")), postgres_dsn) as running:
+        await server.push("FT1", 1.0, at(0))
+        await server.push("FT2", 1.0, at(1))
+        await until_stored(postgres_dsn, 2)
+        running.forget()
+        await server.stop()
+        await running.saw("source", status="waiting")
+        await server.start()
+        back = time.monotonic()
+        await running.saw("source", status="receiving")
+        await server.push("FT1", 1.0, at(20))
+        await until_stored(postgres_dsn, 3)
+        assert time.monotonic() - back < 5.0
+        await server.push("FT2", 1.0, at(22))
+        await until_stored(postgres_dsn, 4)
+    [(source, started, ended, cause)] = rows(postgres_dsn, "select source, started_at, ended_at, cause from gap")
+    assert (source, started, ended) == (f"opcua:{server.url}", at(0), at(22))
+    assert cause.startswith("connection lost")
+
+
+async def test_a_restart_between_two_readings_leaves_no_gap(opcua_server, postgres_dsn):
+    server = await opcua_server(["FT1"])
+    async with collecting(park_of(opcua(server.url, "FT1")), postgres_dsn) as running:
+        await server.push("FT1", 1.0, at(0))
+        await until_stored(postgres_dsn, 1)
+        running.forget()
+        await server.stop()
+        await running.saw("source", status="waiting")
+        await server.start()
+        await running.saw("source", status="receiving")
+        await server.push("FT1", 2.0, at(1))
+        await until_stored(postgres_dsn, 2)
+    assert rows(postgres_dsn, "select * from gap") == []
+
+
+async def test_a_server_that_falls_silent_is_left_and_reached_again(opcua_server, postgres_dsn, monkeypatch):
+    monkeypatch.setattr(tags, "KEEP_ALIVE_S", 0.2)
+    monkeypatch.setattr(client, "CLOSE_S", 0.2)
+    server = await opcua_server(["FT1"])
+    async with FaultProxy(server.port) as proxy:
+        url = f"opc.tcp://127.0.0.1:{proxy.port}"
+        async with collecting(park_of(opcua(url, "FT1")), postgres_dsn) as running:
+            running.forget()
+            proxy.freeze()
+            lost = await running.saw("source", status="waiting")
+            assert lost["detail"] == "neither data nor keep-alive in 0.8 s"
+            proxy.thaw()
+            await running.saw("source", status="receiving")
+            await server.push("FT1", 1.0, at(0))
+            await until_stored(postgres_dsn, 1)
+
+
+async def test_a_collector_that_takes_over_marks_what_was_not_covered_in_the_same_run_only(
+    opcua_server, postgres_dsn
+):
+    server = await opcua_server(["FT1"])
+    park = park_of(opcua(server.url, "FT1"))
+    for first, clock in ((0, REAL_TIME), (10, REAL_TIME), (20, RunClock(*2 * [at(15).timestamp()]))):
+        async with collecting(park, postgres_dsn, clock=clock):
+            await server.push("FT1", 1.0, at(first))
+            await server.push("FT1", 1.0, at(first + 1))
+            await until_stored(postgres_dsn, len(rows(postgres_dsn)) + 1)
+    assert rows(postgres_dsn, "select started_at, ended_at, cause from gap") == [
+        (at(1), at(10), "the collector was not running")]
