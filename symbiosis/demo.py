@@ -37,7 +37,7 @@ DONE, FAILED, INTERRUPTED = 0, 1, 130
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What the command line asks of a demo; see `symbiosis demo --help`."""
+    """What the command line asks of a demo (see `symbiosis demo --help`), and which park is played."""
 
     duration_s: float | None = None
     speed: float = 1.0
@@ -47,6 +47,8 @@ class DemoOptions:
     fresh: bool = False
     headless: bool = False
     report: Path | None = None
+    park: Path = KALUNDBORG / "park.yaml"
+    scenario: Path | None = KALUNDBORG / "scenario.yaml"
 
 
 def demo(options: DemoOptions) -> int:
@@ -119,9 +121,9 @@ class _Demo:
 
     async def _begin(self) -> None:
         """Start everything, and return when every subscription is armed and counting has begun."""
-        screen, park = self.screen, KALUNDBORG / "park.yaml"
-        scenario = str(KALUNDBORG / "scenario.yaml")
-        simulate = self.machine.launch("simulate", park, "--scenario", scenario, "--seed", str(self.options.seed))
+        screen, park = self.screen, self.options.park
+        scenario = ["--scenario", str(self.options.scenario)] if self.options.scenario is not None else []
+        simulate = self.machine.launch("simulate", park, "--seed", str(self.options.seed), *scenario)
         collect, process = self.machine.launch("collect", park), self.machine.launch("process", park)
         screen.step("database")
         dsn = start_database(self.machine, None)
@@ -163,9 +165,9 @@ class _Demo:
         """Begin the run's clock, and say in run.json how the run is reached."""
         from park.load import load_park
 
-        park = load_park(KALUNDBORG / "park.yaml")
+        park = load_park(self.options.park)
         self.run = RunFile(
-            dsn=dsn, park=str(KALUNDBORG / "park.yaml"), endpoints=anywhere(park), broker=broker,
+            dsn=dsn, park=str(self.options.park), endpoints=anywhere(park), broker=broker,
             sent=str(self.files / "sent.csv"), truth=str(self.files / "truth.csv"),
             faults=str(self.files / "faults.csv"), clock=begin_clock(dsn, self.options),
         )

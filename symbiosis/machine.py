@@ -89,8 +89,9 @@ class Machine:
 
     def start_server(self, name: str, server: Server) -> None:
         """Start a server, keep it running, and stop it when the machine is left."""
-        server.start()
         self._stack.callback(server.stop)
+        with self.interrupts.raised():
+            server.start()
         self.meanwhile(self._keep(name, server))
 
     def meanwhile(self, work: Coroutine[None, None, None]) -> None:
@@ -142,7 +143,8 @@ def start_database(machine: Machine, dsn: str | None) -> str:
         database = EmbeddedPostgres(machine.folder.root)
         machine.start_server("the database", database)
         dsn = database.dsn
-    migrate(dsn)
+    with machine.interrupts.raised():
+        migrate(dsn)
     return dsn
 
 

@@ -173,12 +173,12 @@ def _say_json(state: str, detail: Mapping[str, object]) -> None:
 
 
 class _Teller:
-    """Log a state when it changes, not each time that it is told."""
+    """Log each state that a service comes to, once; of sources and store it logs each change by itself."""
 
     def __init__(self) -> None:
-        self._last: str | None = None
+        self._told = {"source", "store"}
 
     def __call__(self, state: str, detail: Mapping[str, object]) -> None:
-        if state != self._last:
-            self._last = state
+        if state not in self._told:
+            self._told.add(state)
             log.info("%s", " ".join([state, *(f"{key}={value}" for key, value in detail.items())]))

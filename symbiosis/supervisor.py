@@ -11,8 +11,8 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
@@ -24,6 +24,7 @@ STEADY_S = 60.0             # a service that ran this long starts again from the
 STARTS = 3                  # a service that never came up is not tried more often
 INPUT_IS_WRONG = 2
 _LONGEST_LINE = 1 << 20
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 T = TypeVar("T")
 
@@ -40,7 +41,7 @@ class Interrupts:
         self.number = 0                 # of the first signal
         self._task = task
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _SIGNALS:
             loop.add_signal_handler(number, self._take, number)
 
     def _take(self, number: int) -> None:
@@ -48,6 +49,22 @@ class Interrupts:
             self._task.cancel()
         self.number = self.number or number
         self.came.set()
+
+    @contextmanager
+    def raised(self) -> Iterator[None]:
+        """Let a signal raise `Interrupted` in the block, which keeps the event loop from seeing signals."""
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+
+        def interrupt(_number: int, _frame: object) -> None:
+            raise Interrupted
+
+        try:
+            for number in _SIGNALS:
+                signal.signal(number, interrupt)
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     async def unless(self, work: Awaitable[T]) -> T:
         """Return what `work` returns.
@@ -151,10 +168,14 @@ class Service:
         return self.states[state]
 
     async def stop(self, timeout_s: float) -> bool:
-        """Let the service finish its work; return whether it did so within the time (else it is killed)."""
+        """Let the service finish its work; return whether it did so within the time (else it is killed).
+
+        A service that has only loaded has nothing to finish, and may be deaf while it builds up: it is ended at once.
+        """
         self._stopping.set()
         self.order("stop")
-        finished = await self._ended_within(timeout_s)
+        has_begun = not self.states.keys() <= {"loaded"}
+        finished = await self._ended_within(timeout_s) if has_begun else True
         self.kill()
         await self._ended_within(None)
         return finished

@@ -67,11 +67,20 @@ async def test_services_stop_one_after_the_other(tmp_path):
 
 async def test_a_service_that_does_not_finish_is_ended_and_named(tmp_path):
     async with running("deaf", tmp_path) as (service, _):
-        await service.reached("loaded")
+        service.order("start")
+        await service.reached("serving")
         told: list[str] = []
         await stop_in_order([service], 0.2, told.append)
         assert service.pid is None
         assert told == ["collect did not finish within 0.2 s and was ended"]
+
+
+async def test_a_service_that_has_not_begun_has_nothing_to_finish(tmp_path):
+    async with running("deaf", tmp_path) as (service, _):
+        await service.reached("loaded")
+        async with asyncio.timeout(2):
+            assert await service.stop(60)
+        assert service.pid is None
 
 
 async def test_a_crashed_service_is_started_again_with_its_orders_and_that_is_said_once(tmp_path):
@@ -125,5 +134,18 @@ async def test_the_first_signal_ends_what_is_awaited_and_the_second_cancels(tmp_
 
     with pytest.raises(asyncio.CancelledError):
         await asyncio.create_task(conduct())
+    _forget_signals()
+
+
+async def test_a_signal_ends_a_block_that_blocks_the_event_loop():
+    interrupts = Interrupts(asyncio.current_task())
+    with pytest.raises(Interrupted), interrupts.raised():
+        signal.raise_signal(signal.SIGTERM)
+    await interrupts.came.wait()
+    assert interrupts.number == signal.SIGTERM
+    _forget_signals()
+
+
+def _forget_signals():
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().remove_signal_handler(number)
