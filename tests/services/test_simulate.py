@@ -182,7 +182,7 @@ async def test_instruments_sample_on_the_run_clock_alone_and_never_skip(broker: 
         late = run.clock.now()
         await until(lambda: run.state("on_time") is not None)
         run.armed.set()
-        await until(lambda: run.clock.now() > late + 20)
+        await until(lambda: run.state("armed") is not None and run.clock.now() > late + 20)
     before, after = run.sent()
     for name, interval in (("A0", 2.0), ("B0", 5.0), ("P1", 5.0)):
         times = [t for meter_id, t, _, _ in before + after if meter_id == name]
