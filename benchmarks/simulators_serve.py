@@ -98,7 +98,7 @@ async def cost(server: OpcuaServer, count: int, ticks: Iterator[Readings], put: 
         await asyncio.sleep(0.05)               # as in life: several publishing instants, not one heap
     await asyncio.to_thread(ours.recv)
     spent = time.process_time() - begun
-    process.join()
+    await asyncio.to_thread(process.join)      # the subscriber takes its leave, and is answered
     return spent / (ROUNDS * count)
 
 
