@@ -55,7 +55,7 @@ CREATE TABLE park_exchange (
     kind             text NOT NULL,
     settles          text NOT NULL,
     unit             text NOT NULL,
-    stream           text NOT NULL,                          -- of a signed set: its first with a positive sign
+    stream           text,                                   -- of a signed set: its first with a plus; null: a share of a total
     from_participant text,
     to_participant   text,
     settled_at       text NOT NULL,
@@ -108,7 +108,7 @@ CREATE FUNCTION park_spread(version bigint, document jsonb) RETURNS void LANGUAG
            coalesce(e #>> '{agreement,settled_at}', 'receiver'),
            (e #>> '{agreement,nominal,value}')::double precision, e #>> '{agreement,nominal,unit}', x.position
       FROM jsonb_array_elements(document -> 'exchanges') WITH ORDINALITY AS x(e, position)
-      JOIN park_stream s ON s.park_version = version AND s.stream = park_leading_stream(e);
+      LEFT JOIN park_stream s ON s.park_version = version AND s.stream = park_leading_stream(e);
 $$;
 
 CREATE FUNCTION park_spread_new() RETURNS trigger LANGUAGE plpgsql AS $$
