@@ -87,7 +87,7 @@ def broker_of(url: str, park_name: str) -> Broker:
     """
     parts = urlsplit(url)
     try:
-        port = parts.port or DEFAULT_PORT
+        port = DEFAULT_PORT if parts.port is None else parts.port
     except ValueError:
         port = 0
     if parts.scheme != "mqtt" or not parts.hostname or not port:

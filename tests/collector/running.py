@@ -64,6 +64,7 @@ class Running:
         self.said: list[tuple[str, dict[str, object]]] = []
         self._changed = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
+        self.ended = False      # the test has seen its end
 
     def on_state(self, state: str, detail: dict[str, object]) -> None:
         """Take note."""
@@ -112,7 +113,8 @@ async def collecting(
         if armed:
             await running.saw("armed")
         yield running
-        await running.finish()
+        if not running.ended:
+            await running.finish()
     finally:
         running.task.cancel()
         await asyncio.gather(running.task, return_exceptions=True)

@@ -127,11 +127,12 @@ async def test_memory_is_bounded_and_what_the_server_then_drops_is_a_gap(opcua_s
 async def test_readings_that_are_left_at_the_end_are_an_error(opcua_server, postgres_dsn, monkeypatch):
     monkeypatch.setattr("collector.agent.FLUSH_S", 0.3)
     server = await opcua_server(["FT1"])
-    with pytest.raises(StoreError, match="1 readings could not be stored: the database was away"):
-        async with refusing(postgres_dsn):
-            async with collecting(park_of(opcua(server.url, "FT1")), postgres_dsn) as running:
-                await server.push("FT1", 3.6, at(0))
-                await running.saw("store", status="away")
+    async with refusing(postgres_dsn), collecting(park_of(opcua(server.url, "FT1")), postgres_dsn) as running:
+        await server.push("FT1", 3.6, at(0))
+        await running.saw("store", status="away")
+        with pytest.raises(StoreError, match="1 readings could not be stored: the database was away"):
+            await running.finish()
+        running.ended = True
 
 
 async def test_a_missing_table_is_said_with_its_mend(opcua_server, empty_postgres_dsn):

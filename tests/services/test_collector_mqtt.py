@@ -83,7 +83,9 @@ async def test_several_meters_share_a_topic(broker, postgres_dsn):
     async with collecting(park, postgres_dsn, broker=broker.url), publishing(broker) as publisher:
         seconds = at(0).timestamp()
         await publisher.send("plant/box", [
-            json.dumps({"at": seconds, "flow": [0, 3.6], "f 2": 7.2}), json.dumps({"at": seconds * 1e3 + 100, "f 2": 3.6})])
+            json.dumps({"at": seconds, "flow": [0, 3.6], "f 2": 7.2}),
+            json.dumps({"at": seconds * 1e3 + 100, "f 2": 3.6}),
+        ])
         await until_stored(postgres_dsn, 3)
     assert rows(postgres_dsn) == [("FT1", at(0), 1.0, 0), ("FT2", at(0), 2.0, 0), ("FT2", at(1), 1.0, 0)]
 
@@ -94,7 +96,7 @@ async def test_a_plain_number_is_kept_by_its_arrival_on_the_runs_clock(broker, p
         before = REAL_TIME.now()
         await publisher.send("plant/FT1", ["1.5", "2", "2"])
         await until_stored(postgres_dsn, 3)
-    stored = rows(postgres_dsn, "select value, source_time = received_at, source_time from reading order by source_time")
+    stored = rows(postgres_dsn, "select value, source_time = received_at, source_time from reading order by 3")
     assert [row[0] for row in stored] == [1.5, 2.0, 2.0]
     assert stored[0][1]
     assert stored[0][2].timestamp() == pytest.approx(before, abs=PATIENCE_S)
@@ -178,18 +180,18 @@ async def test_a_broker_that_restarts_is_reached_again_and_what_it_forgot_is_a_g
 
 
 async def test_a_broker_restart_that_loses_nothing_leaves_no_gap(any_broker, postgres_dsn):
-    async with collecting(park_of(mqtt("FT1")), postgres_dsn, broker=any_broker.url) as running:
-        async with publishing(any_broker) as publisher:
-            await publisher.send("plant/FT1", [reading(0, 1.0)])
-            await until_stored(postgres_dsn, 1)
-            running.forget()
-            any_broker.stop()
-            await running.saw("source", status="waiting")
-            sending = asyncio.create_task(publisher.send("plant/FT1", [reading(k, 1.0) for k in range(1, 20)]))
-            any_broker.start()
-            await running.saw("source", status="receiving")
-            await sending
-            await until_stored(postgres_dsn, 20)
+    park = park_of(mqtt("FT1"))
+    async with publishing(any_broker) as publisher, collecting(park, postgres_dsn, broker=any_broker.url) as running:
+        await publisher.send("plant/FT1", [reading(0, 1.0)])
+        await until_stored(postgres_dsn, 1)
+        running.forget()
+        any_broker.stop()
+        await running.saw("source", status="waiting")
+        sending = asyncio.create_task(publisher.send("plant/FT1", [reading(k, 1.0) for k in range(1, 20)]))
+        any_broker.start()
+        await running.saw("source", status="receiving")
+        await sending
+        await until_stored(postgres_dsn, 20)
     assert rows(postgres_dsn, "select * from gap") == []
 
 

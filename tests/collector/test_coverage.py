@@ -1,0 +1,189 @@
+"""Gaps: the times that a source did not cover."""
+
+from __future__ import annotations
+
+import pytest
+
+from collector.batches import Chunk, Interruption, Rows
+from collector.coverage import Coverage, Gap
+from collector.register import register_of
+from collector.times import micros
+from tests.collector.running import at, mqtt, opcua, park_of
+
+SERVER = "opcua:opc.tcp://h"
+BEFORE = Interruption("lost")
+KEPT = Interruption("lost", kept=True)
+
+
+def us(tick: float) -> int:
+    return micros(at(tick))
+
+
+def coverage(*meters):
+    return Coverage(register_of(park_of(*meters)), grace_s=0.0)
+
+
+def server(*ids, **keys):
+    return coverage(*(opcua("opc.tcp://h", id, **keys) for id in ids))
+
+
+def chunk(*rows: tuple[int, float], interruption=None, source=SERVER):
+    columns = Rows()
+    for place, tick in rows:
+        columns.add(place, us(tick), us(tick), 1.0, 0)
+    return Chunk(source, columns, interruption)
+
+
+def marked(of: Coverage):
+    gaps = of.changes()
+    of.stored(gaps)
+    return [(gap.started_us, gap.ended_us, gap.cause) for gap in gaps if not gap.withdrawn]
+
+
+def test_readings_without_an_interruption_leave_no_gap_however_far_apart():
+    book = server("A")
+    book.advance(chunk((0, 0)))
+    book.advance(chunk((0, 100)))
+    assert marked(book) == []
+
+
+def test_a_skipped_reading_after_an_interruption_is_a_gap():
+    book = server("A")
+    book.advance(chunk((0, 0)))
+    book.advance(chunk((0, 5), interruption=BEFORE))
+    assert marked(book) == [(us(0), us(5), "lost")]
+    book.advance(chunk((0, 50)))
+    assert marked(book) == []
+
+
+def test_the_next_reading_after_an_interruption_is_no_gap():
+    book = server("A")
+    book.advance(chunk((0, 0)))
+    book.advance(chunk((0, 1), interruption=BEFORE))
+    assert marked(book) == []
+
+
+def test_a_repeated_reading_after_an_interruption_tells_nothing():
+    book = server("A")
+    book.advance(chunk((0, 0)))
+    book.advance(chunk((0, 0), interruption=BEFORE))
+    assert marked(book) == []
+    book.advance(chunk((0, 5)))
+    assert marked(book) == [(us(0), us(5), "lost")]
+
+
+def test_one_interruption_makes_one_gap_over_all_meters_with_a_hole():
+    book = server("A", "B", "C")
+    book.advance(chunk((0, 0), (1, 2), (2, 3)))
+    book.advance(chunk((0, 6), interruption=BEFORE))
+    [gap] = book.changes()
+    book.advance(chunk((1, 9)))
+    book.advance(chunk((2, 4)))
+    assert book.changes() == [gap]
+    assert marked(book) == [(us(0), us(9), "lost")]
+
+
+def test_a_meter_that_was_never_heard_has_no_hole():
+    book = server("A", "B")
+    book.advance(chunk((0, 0)))
+    book.advance(chunk((1, 50), (0, 1), interruption=BEFORE))
+    assert marked(book) == []
+
+
+def test_an_on_change_meter_may_have_changed_meanwhile_unless_the_source_kept_it():
+    book = server("A", sampling="on_change")
+    book.advance(chunk((0, 0)))
+    book.advance(chunk((0, 1), interruption=BEFORE))
+    assert marked(book) == [(us(0), us(1), "lost")]
+    book.advance(chunk((0, 2), interruption=KEPT))
+    assert marked(book) == []
+
+
+def test_a_broker_that_forgot_its_session_did_not_keep_it():
+    book = coverage(mqtt("A", sampling="on_change"))
+    book.advance(chunk((0, 0), source="mqtt"))
+    book.advance(chunk(interruption=KEPT, source="mqtt"))
+    book.advance(chunk((0, 1), interruption=Interruption("no session"), source="mqtt"))
+    assert marked(book) == [(us(0), us(1), "lost")]
+
+
+def test_an_overdue_reading_of_a_source_that_is_away_opens_the_gap():
+    book = server("A", "B")
+    book.advance(chunk((0, 0), (1, 1)))
+    book.advance(chunk(interruption=BEFORE))
+    book.tick(us(2))
+    assert marked(book) == []
+    book.tick(us(3))
+    assert marked(book) == [(us(0), None, "lost")]
+    book.tick(us(20))
+    assert marked(book) == [(us(0), None, "lost")]
+    book.tick(us(21))
+    assert marked(book) == []
+    book.advance(chunk((0, 30), (1, 31)))
+    assert marked(book) == [(us(0), us(31), "lost")]
+
+
+def test_a_source_that_is_there_owes_nothing():
+    book = server("A")
+    book.advance(chunk((0, 0)))
+    book.tick(us(1000))
+    assert marked(book) == []
+
+
+def test_an_open_gap_is_withdrawn_if_nothing_is_missing():
+    book = coverage(mqtt("A"), mqtt("B"))
+    book.advance(chunk((0, 0), (1, 0), source="mqtt"))
+    book.advance(chunk(interruption=KEPT, source="mqtt"))
+    book.tick(us(10))
+    [gap] = book.changes()
+    book.advance(chunk((0, 1), source="mqtt"))
+    assert not gap.withdrawn
+    book.advance(chunk((1, 1), source="mqtt"))
+    assert gap.withdrawn
+    assert book.changes() == [gap]
+
+
+def test_a_second_interruption_goes_on_with_a_gap_that_is_still_open():
+    book = server("A", "B")
+    book.advance(chunk((0, 0), (1, 0)))
+    book.advance(chunk(interruption=BEFORE))
+    book.tick(us(10))
+    book.advance(chunk((0, 1)))
+    book.advance(chunk(interruption=Interruption("again")))
+    book.advance(chunk((0, 2), (1, 20)))
+    assert marked(book) == [(us(0), us(20), "lost")]
+
+
+def test_a_source_that_is_lost_twice_without_a_word_is_lost_once():
+    book = server("A")
+    book.advance(chunk((0, 0)))
+    book.advance(chunk(interruption=BEFORE))
+    book.advance(chunk((0, 9), interruption=Interruption("again")))
+    assert marked(book) == [(us(0), us(9), "lost")]
+
+
+def test_a_collector_that_takes_over_marks_from_what_is_stored():
+    book = server("A", "B")
+    book.resume({0: us(0)}, [], "not running")
+    book.advance(chunk((0, 10), (1, 10)))
+    assert marked(book) == [(us(0), us(10), "not running")]
+
+
+def test_a_collector_that_takes_over_closes_open_gaps():
+    book = server("A")
+    gap = Gap(SERVER, us(-5), None, "lost", id=7)
+    book.resume({0: us(0)}, [gap, Gap("opcua:another", us(0), None, "lost", id=8)], "not running")
+    book.advance(chunk((0, 10)))
+    assert marked(book) == [(us(-5), us(10), "lost")]
+    assert gap.id == 7
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_gap_counts_as_changed_until_it_is_stored(stored):
+    book = server("A")
+    book.advance(chunk((0, 0)))
+    book.advance(chunk((0, 5), interruption=BEFORE))
+    gaps = book.changes()
+    if stored:
+        book.stored(gaps)
+    assert len(book.changes()) == 1 - stored
