@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.intp]
 
 
 class History:
@@ -35,11 +36,10 @@ class History:
         for name, row in values.items():
             self._rows[name][self._last] = row
 
-    def back(self, name: str, steps: npt.NDArray[np.intp]) -> FloatArray:
-        """Return each stream's value a number of steps ago, shape (n_streams,); 1 is the last that was pushed."""
-        ago = np.clip(steps, 1, self._depth)
-        rows = self._rows[name]
-        values: FloatArray = rows[(self._last + 1 - ago) % self._depth, np.arange(rows.shape[1])]
+    def back(self, name: str, streams: IntArray, steps: IntArray) -> FloatArray:
+        """Return what some streams had a number of steps ago, shape of both; 1 is the last that was pushed."""
+        ago = np.minimum(steps, self._depth)
+        values: FloatArray = self._rows[name][(self._last + 1 - ago) % self._depth, streams]
         return values
 
     def column(self, name: str, stream: int) -> FloatArray:
@@ -58,14 +58,21 @@ class Lag:
     """
 
     def __init__(self, steps: FloatArray) -> None:
-        self._whole = np.floor(steps).astype(np.intp)
-        self._share = steps - self._whole
-        self.now: FloatArray = np.where(self._whole == 0, 1.0 - self._share, 0.0)
+        self._count = len(steps)
+        self._delayed = np.flatnonzero(steps > 0.0)
+        self._whole = np.floor(steps[self._delayed]).astype(np.intp)
+        self._share = steps[self._delayed] - self._whole
+        self.now: FloatArray = np.ones(self._count)
+        self.now[self._delayed] = np.where(self._whole == 0, 1.0 - self._share, 0.0)
 
     def past(self, history: History, name: str) -> FloatArray:
         """Return what arrives now of what was sent in earlier steps, shape (n_streams,)."""
-        near = np.where(self._whole == 0, 0.0, (1.0 - self._share) * history.back(name, self._whole))
-        return near + np.where(self._share == 0.0, 0.0, self._share * history.back(name, self._whole + 1))
+        arrives = np.zeros(self._count)
+        if len(self._delayed):
+            near = np.where(self._whole == 0, 0.0, history.back(name, self._delayed, np.maximum(self._whole, 1)))
+            far = history.back(name, self._delayed, self._whole + 1)
+            arrives[self._delayed] = (1.0 - self._share) * near + self._share * far
+        return arrives
 
 
 def pipe_steps(history: History, stream: int, passed: float, content: float) -> float:

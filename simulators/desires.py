@@ -13,6 +13,7 @@ from simulators.state import Excursion, FloatArray
 
 CLOSURE_PERIOD_S = 600.0        # typical period of what a header takes up and gives back
 TANK_PERIOD_S = 7200.0
+MASS_SHARE = 0.9                # of a declared closure of energy: what the mass that is taken up brings at most
 LOSS_PERIOD_S = 14400.0
 LOSS_WANDER = 0.3               # of the std of a heat loss: most of it is the same all through a run
 
@@ -41,18 +42,22 @@ class Desires:
         origins = [s.from_node if s.from_node in park.node else f"stream {s.id}" for s in park.streams]
         self._temperature = Wanders(seed, [f"temperature {o}" for o in origins], plant.temperature_period)
         self._pressure = Wanders(seed, [f"pressure {o}" for o in origins], plant.pressure_period)
+        self._having = {name: np.flatnonzero(np.isfinite(p.mean)) for name, p in plant.properties.items()}
         self._properties = {
-            name: Wanders(seed, [f"{name} {o}" for o in origins], p.period_s) for name, p in plant.properties.items()
+            name: Wanders(seed, [f"{name} {origins[j]}" for j in having], plant.properties[name].period_s[having])
+            for name, having in self._having.items()
         }
         self._closures = {
             heat: Wanders(seed, [f"closure {heat} {n.id}" for n in park.nodes],
                           np.array([TANK_PERIOD_S if n.id in park.tanks else CLOSURE_PERIOD_S for n in park.nodes]))
             for heat in (False, True)
         }
-        self._closure_std = {
-            False: np.array([n.closure_u95_kg_s for n in park.nodes]) * STD_PER_U95,
-            True: np.array([n.closure_u95_kw for n in park.nodes]) * STD_PER_U95,
-        }
+        self._content = plant.node_enthalpy
+        mass, whole = (np.array(u95) * STD_PER_U95 for u95 in (
+            [n.closure_u95_kg_s for n in park.nodes], [n.closure_u95_kw for n in park.nodes]))
+        room = np.where(whole > 0.0, MASS_SHARE * whole / np.maximum(self._content, 1e-9), np.inf)
+        self._closure_std = np.minimum(mass, room)
+        self._rest_std = np.sqrt(np.maximum(whole**2 - (self._closure_std * self._content) ** 2, 0.0))
         losses = [0.0 if s.heat_loss_kw is None else s.heat_loss_kw.u95 for s in park.streams]
         self._loss_std = np.array(losses) * STD_PER_U95 * LOSS_WANDER
         self._loss = Wanders(seed, [f"loss {s.id}" for s in park.streams], np.full(len(losses), LOSS_PERIOD_S))
@@ -78,8 +83,9 @@ class Desires:
         """Return a quality property [SI], shape (n_streams,); NaN where a stream has none."""
         plant, p = self._plant, self._plant.properties[name]
         mean = plant.fraction.get(name, p.mean)
-        moved: FloatArray = mean + p.std * self._properties[name].at(time)
-        return moved + self._excursion(name, mean, time)
+        moved, having = mean + self._excursion(name, mean, time), self._having[name]
+        moved[having] += p.std[having] * self._properties[name].at(time)
+        return moved
 
     def struck(self, name: str, time: float) -> FloatArray:
         """Return whether a property of each stream is in an excursion now, shape (n_streams,)."""
@@ -91,9 +97,12 @@ class Desires:
         return struck
 
     def closure(self, time: float, heat: bool) -> FloatArray:
-        """Return what each node with a closure takes up [kg/s, kW of heat], shape (n_nodes,)."""
-        taken: FloatArray = self._closure_std[heat] * self._closures[heat].at(time)
-        return taken
+        """Return what each node with a closure takes up [kg/s, kW of heat], shape (n_nodes,).
+
+        The mass that a node takes up has heat; what else it takes up brings the whole to the declared closure.
+        """
+        mass: FloatArray = self._closure_std * self._closures[False].at(time)
+        return mass * self._content + self._rest_std * self._closures[True].at(time) if heat else mass
 
     def tank_movement(self, time: float, heat: bool) -> FloatArray:
         """Return a movement of each tank about its level, std 1, shape (n_nodes,)."""

@@ -124,8 +124,7 @@ class Plant:
         self.stream_index = {stream.id: j for j, stream in enumerate(park.streams)}
         self.played = [scenario.streams.get(s.id, StreamScenario()) for s in park.streams]
         self._read_streams(park.streams)
-        self.reference = water.at(park.park.enthalpy_reference.temperature_degC + KELVIN, REFERENCE_PRESSURE,
-                                  "liquid").enthalpy
+        self.reference = water.boiling(park.park.enthalpy_reference.temperature_degC + KELVIN).enthalpy
         self.mass = self._balance("mass", self.is_mass, [n.closure_u95_kg_s for n in park.nodes], heat=False)
         self.energy = self._balance("energy", self.is_energy, [n.closure_u95_kw for n in park.nodes], heat=True)
         self.flow = self._nominal_flows()
@@ -314,6 +313,16 @@ class Plant:
         low, high = ends.min(axis=0), ends.max(axis=0)
         return np.where(self.is_power, self.low, low), np.where(self.is_power, self.high, high)
 
+    @cached_property
+    def node_enthalpy(self) -> FloatArray:
+        """Specific enthalpy of what each energy-balanced node holds: that of what enters, shape (n_nodes,) [kJ/kg]."""
+        content, balance = np.zeros(len(self.park.nodes)), self.energy
+        wet = self.has_enthalpy[balance.streams]
+        flow, heat = self.flow[balance.streams] * wet, self.heat[balance.streams] * wet
+        entering = balance.arrives @ flow
+        content[balance.nodes] = np.where(entering > 0.0, balance.arrives @ heat / np.maximum(entering, 1e-9), 0.0)
+        return content
+
     @property
     def kept_heat(self) -> FloatArray:
         """What arrives of the enthalpy that is sent: less with lost mass."""
@@ -377,9 +386,6 @@ class Plant:
                 return float(self.density[j])
             return self._water.at(self.temperature[j], self.pressure[j], "liquid").density
         return DENSITY["material"]
-
-
-REFERENCE_PRESSURE = 101325.0       # [Pa] at which the enthalpy reference of liquid water is taken
 
 
 def _region(stream: Stream) -> Region:

@@ -76,6 +76,12 @@ class Water:
         state.update(self._library.PQ_INPUTS, pressure, dryness)
         return Point(state.T(), state.hmass() / 1e3, state.rhomass(), 0.0)
 
+    def boiling(self, temperature: float) -> Point:
+        """Return the saturated liquid at `temperature` [K]; below the triple point, that of the triple point."""
+        state = self._states["saturated"]
+        state.update(self._library.QT_INPUTS, 0.0, max(temperature, FREEZING))
+        return Point(state.T(), state.hmass() / 1e3, state.rhomass(), 0.0)
+
     def saturation_temperature(self, pressure: float) -> float:
         """Return the boiling temperature at `pressure` [Pa]."""
         return self.saturated(pressure, 0.0).temperature
