@@ -68,7 +68,7 @@ install_python() {
     packages=$(missing_packages)
     say "installing $packages"
     # shellcheck disable=SC2086
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >&2
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null
 }
 
 make_environment() {
