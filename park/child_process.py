@@ -267,6 +267,17 @@ class FolderLock:
         os.write(descriptor, f"{os.getpid()} {_start_time(os.getpid())}\n".encode())
         self._descriptor = descriptor
 
+    def is_free(self) -> bool:
+        """Whether nobody holds the lock just now."""
+        try:
+            descriptor = os.open(self.path, os.O_RDWR)
+        except FileNotFoundError:
+            return True
+        try:
+            return _try_lock(descriptor)
+        finally:
+            os.close(descriptor)
+
     def holder(self) -> int | None:
         """Return the pid of the living process that took the lock, None if it is gone."""
         try:
@@ -280,6 +291,7 @@ class FolderLock:
     def release(self) -> None:
         """Let go; children that the lock was handed on to keep it until they end."""
         if self._descriptor is not None:
+            os.ftruncate(self._descriptor, 0)       # a later collision is not with this process
             os.close(self._descriptor)
             self._descriptor = None
 

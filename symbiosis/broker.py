@@ -179,6 +179,8 @@ class Broker:
             self._lock.acquire()
         except OperationError as error:
             raise BrokerError(str(error)) from None
+        except OSError as error:
+            raise BrokerError(f"cannot write to {self.folder}: {error.strerror}") from error
         with contextlib.ExitStack() as undo:
             undo.callback(self.stop)
             sync_s = _sync_time(self.folder) if program.name == "mosquitto" else 0.0

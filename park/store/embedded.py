@@ -50,6 +50,8 @@ _START_LIMIT_S = 300.0              # crash recovery of max_wal_size on a slow d
 _READY_POLL_S = 0.02
 _LOG_KEPT_BYTES = 5_000_000
 _NOBODY = 65534
+# Fast shutdown; immediate, with recovery at the next start. Before them SIGTERM, the smart one, for who lingers.
+_STOP_SIGNALS = [(signal.SIGINT, 5.0), (signal.SIGQUIT, 2.0)]
 
 # One machine that other programs share; a crash loses nothing; no file outside the data folder.
 SETTINGS: Mapping[str, str] = {
@@ -77,6 +79,10 @@ SETTINGS: Mapping[str, str] = {
 }
 
 
+class InUseError(StoreError):
+    """Another process has the database of the data folder."""
+
+
 class EmbeddedPostgres:
     """PostgreSQL on a data folder, as a context manager.
 
@@ -88,6 +94,8 @@ class EmbeddedPostgres:
         Folder of ``postgres`` and ``initdb``; default `find_binaries`.
     settings
         Settings other than `SETTINGS`.
+    linger_s
+        How long a stop waits for other programs' sessions to end by themselves [s].
 
     Attributes
     ----------
@@ -98,8 +106,10 @@ class EmbeddedPostgres:
 
     Raises
     ------
+    InUseError
+        On entry: if another process has the database; the text names it.
     StoreError
-        On entry: if another process has the folder, no binaries are found, or the server does not start.
+        On entry: if the folder cannot be written to, no binaries are found, or the server does not start.
 
     Examples
     --------
@@ -108,14 +118,20 @@ class EmbeddedPostgres:
     """
 
     def __init__(
-        self, data_dir: Path, *, binaries: Path | None = None, settings: Mapping[str, str] | None = None
+        self,
+        data_dir: Path,
+        *,
+        binaries: Path | None = None,
+        settings: Mapping[str, str] | None = None,
+        linger_s: float = 0.0,
     ) -> None:
         self.data_dir = data_dir.absolute()
         self.cluster = self.data_dir / "postgres"
         self.log = self.data_dir / "postgres.log"
         self._binaries = binaries
         self._settings = {**SETTINGS, **(settings or {})}
-        self._lock = FolderLock(self.data_dir / "postgres.lock", what=f"the database in {self.data_dir}")
+        self._stop_signals = [(signal.SIGTERM, linger_s)] * (linger_s > 0) + _STOP_SIGNALS
+        self._lock = database_lock(self.data_dir)
         self._child: GuardedChild | None = None
         self._socket_folder: Path | None = None
         self.dsn = ""
@@ -131,7 +147,9 @@ class EmbeddedPostgres:
         try:
             self._lock.acquire()
         except OperationError as error:
-            raise StoreError(str(error)) from None
+            raise InUseError(str(error)) from None
+        except OSError as error:
+            raise StoreError(f"cannot write to the data folder {self.data_dir}: {error.strerror}") from error
         with contextlib.ExitStack() as undo:
             undo.callback(self.stop)
             version = _major_version(binaries)
@@ -249,7 +267,7 @@ class EmbeddedPostgres:
                 log=self.log,
                 cwd=self.data_dir,
                 env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
-                stop=((signal.SIGINT, 5.0), (signal.SIGQUIT, 2.0)),     # fast shutdown; at once, recovery at next start
+                stop=self._stop_signals,
                 identity=identity,
                 remove=[remove] if remove else [],
                 keep_open=[self._lock.fileno()],
@@ -287,6 +305,11 @@ def find_binaries() -> Path:
             source = f"{BINARIES_VARIABLE} names" if named else "the wheel has"
             raise StoreError(f"{source} {folder}, which has no {program}")
     return folder
+
+
+def database_lock(data_dir: Path) -> FolderLock:
+    """Return the lock that a server on the data folder holds."""
+    return FolderLock(data_dir.absolute() / "postgres.lock", what=f"the database in {data_dir}")
 
 
 def running_dsn(data_dir: Path) -> str | None:
