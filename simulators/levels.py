@@ -6,13 +6,13 @@ first guesses of flows. Not here: the balances, which have the last word on all 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from park.model import WATER_DENSITY, Park, QualityLimit, Stream
+from park.model import WATER_DENSITY, Park, Stream
 from park.units import Dimension, dimension, to_si, to_si_difference
 from simulators.scenario import PropertyScenario, Scenario, StreamScenario
+from simulators.scenario_checks import limits_of
 
 WITHIN = 0.15               # of the way from the mean to the nearest limit: the wander's std, which peaks at 3.2 std
 INSIDE = 0.25               # of a single limit's value: how far the mean keeps from it
@@ -49,17 +49,6 @@ class Range(NamedTuple):
     high: float | None
 
 
-def properties_of(park: Park, scenario: Scenario, stream: Stream) -> tuple[str, ...]:
-    """Return the quality properties that a stream has: what is metered, agreed, played or conserved, sorted."""
-    names = {m.property_name for m in park.meters if stream.id in m.signed_streams}
-    names |= {limit.property for limit in _limits(park, stream.id)}
-    names |= set(scenario.streams.get(stream.id, StreamScenario()).properties)
-    if stream.carries_mass:
-        ends = (stream.from_node, stream.to_node)
-        names |= {c for end in ends if end in park.node for c in park.node[end].components}
-    return tuple(sorted(name for name in names if name is not None and name not in ("temperature", "pressure")))
-
-
 def level(park: Park, scenario: Scenario, stream: Stream, name: str) -> Level:
     """Return where a property of a stream lies at its sender."""
     played = _played(scenario.streams.get(stream.id, StreamScenario()), name)
@@ -80,7 +69,7 @@ def unit_dimension(park: Park, scenario: Scenario, stream: Stream, name: str) ->
     """Return in which dimension a property of a stream is given; None where nothing is said of it."""
     played = _played(scenario.streams.get(stream.id, StreamScenario()), name)
     units = [] if played is None else [played.unit]
-    units += [limit.unit for limit in _limits(park, stream.id) if limit.property == name]
+    units += [limit.unit for limit in limits_of(park, stream.id) if limit.property == name]
     units += [m.unit for m in park.meters if m.property_name == name and stream.id in m.signed_streams]
     return dimension(units[0]) if units else None
 
@@ -127,16 +116,9 @@ def _from_scenario(played: PropertyScenario, name: str, limits: Range) -> Level:
     return Level(mean, to_si_difference(played.wander.std, played.unit), played.wander.period_s)
 
 
-def _limits(park: Park, stream: str) -> Iterator[QualityLimit]:
-    """Yield the agreed limits on a stream: those of the exchanges in which it counts positive."""
-    for exchange in park.exchanges:
-        if exchange.signed_streams.get(stream, 0.0) > 0.0:
-            yield from exchange.agreement.quality
-
-
 def _range(park: Park, stream: str, name: str) -> Range:
     """Return the tightest agreed limits on a property of a stream."""
-    limits = [limit for limit in _limits(park, stream) if limit.property == name]
+    limits = [limit for limit in limits_of(park, stream) if limit.property == name]
     lows = [to_si(limit.low, limit.unit) for limit in limits if limit.low is not None]
     highs = [to_si(limit.high, limit.unit) for limit in limits if limit.high is not None]
     return Range(max(lows, default=None), min(highs, default=None))

@@ -18,9 +18,10 @@ import numpy.typing as npt
 
 from park.model import WATER_DENSITY, Park, Stream
 from park.units import Dimension, dimension, to_si, to_si_difference
-from simulators.levels import Level, flow_guess, level, properties_of, unit_dimension
+from simulators.levels import Level, flow_guess, level, unit_dimension
 from simulators.projection import Problem, UnclosableError, project, project_within
 from simulators.scenario import Scenario, StreamScenario, TankScenario
+from simulators.scenario_checks import properties_of
 from simulators.signals import draw
 from simulators.steam import Region, Water
 

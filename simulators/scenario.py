@@ -7,17 +7,20 @@ Here: the schema, its loader, and the one registry of fault kinds (`FAULT_KINDS`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from park.errors import Fault as FileFault
 from park.errors import ParkError
-from park.model import Park
+from park.load import keys_at
+from park.model import NotNegative, Number, Park, Positive, Unit
+from park.wording import Speller, clause
+from park.yaml12 import Document, parse
+from simulators.scenario_checks import mistakes
 
 SubjectKind = Literal["meter", "property"]
 
@@ -50,14 +53,14 @@ FAULT_KINDS: Mapping[str, FaultKind] = {
 class Entry(BaseModel):
     """Base of all entries: frozen, unknown keys are faults."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Size(Entry):
-    """An absolute size of a fault: a difference, with its unit."""
+    """A difference, with its unit."""
 
-    value: float
-    unit: str
+    value: Number
+    unit: Unit
 
 
 class PropertySubject(Entry):
@@ -70,7 +73,14 @@ class PropertySubject(Entry):
         return f"{self.stream}.{self.property}"
 
 
+_TAGS = ("a meter", "a property")      # pydantic puts them into the path of what is wrong; they are in no file
+_ENTRIES: Mapping[str | int, str] = {"streams": "stream", "tanks": "tank", "profiles": "profile", "faults": "fault"}
+
 Subject = str | PropertySubject
+_GivenSubject = Annotated[
+    Annotated[str, Tag(_TAGS[0])] | Annotated[PropertySubject, Tag(_TAGS[1])],
+    Discriminator(lambda given: _TAGS[isinstance(given, Mapping | PropertySubject)]),
+]
 
 
 @dataclass(frozen=True)
@@ -98,12 +108,12 @@ class Fault(Entry):
 
     id: str
     kind: str
-    subject: Subject | None = None
-    subjects: tuple[Subject, ...] = ()
-    after_s: Annotated[float, Field(ge=0)]
-    duration_s: Annotated[float, Field(gt=0)]
-    every_s: Annotated[float, Field(gt=0)] | None = None
-    size_percent: float | None = None
+    subject: _GivenSubject | None = None
+    subjects: tuple[_GivenSubject, ...] = ()
+    after_s: NotNegative
+    duration_s: Positive
+    every_s: Positive | None = None
+    size_percent: Number | None = None
     size: Size | None = None
 
     @model_validator(mode="after")
@@ -153,23 +163,23 @@ class Fault(Entry):
 class Wander(Entry):
     """A smooth random movement about the mean: its standard deviation and its typical period."""
 
-    std: Annotated[float, Field(ge=0)]
-    period_s: Annotated[float, Field(gt=0)] = 1800.0
+    std: NotNegative
+    period_s: Positive = 1800.0
 
 
 class PropertyScenario(Entry):
     """A property of a stream at its sender: its mean, and how far it wanders, in `unit`."""
 
-    value: float
-    unit: str
+    value: Number
+    unit: Unit
     wander: Wander | None = None
 
 
 class Profile(Entry):
     """A load over the week: factors by local hour of the day and by weekday (Monday first), scaled to a mean of 1."""
 
-    hours: tuple[float, ...] = (1.0,) * 24
-    days: tuple[float, ...] = (1.0,) * 7
+    hours: tuple[Number, ...] = (1.0,) * 24
+    days: tuple[Number, ...] = (1.0,) * 7
 
     @model_validator(mode="after")
     def _check(self) -> Profile:
@@ -185,31 +195,31 @@ class StreamScenario(Entry):
     """What one stream does; what is absent follows from the park's limits and the carrier."""
 
     profile: str | None = None
-    wander_percent: Annotated[float, Field(ge=0)] | None = None
-    wander_period_s: Annotated[float, Field(gt=0)] | None = None
+    wander_percent: NotNegative | None = None
+    wander_period_s: Positive | None = None
     temperature: PropertyScenario | None = None
     pressure: PropertyScenario | None = None
     pressure_drop: Size | None = None
-    density_kg_m3: Annotated[float, Field(gt=0)] | None = None
     properties: Mapping[str, PropertyScenario] = {}
 
 
 class TankScenario(Entry):
-    """How much a tank holds: it is filled to `capacity_t` at most and steered to half of it."""
+    """How much a tank holds, where it starts and is steered to, and its area for a meter of its level."""
 
-    capacity_t: Annotated[float, Field(gt=0)]
-    start_percent: Annotated[float, Field(gt=0, lt=100)] = 50.0
-    area_m2: Annotated[float, Field(gt=0)] = 100.0
+    capacity_t: Positive
+    start_percent: Annotated[Number, Field(ge=10, le=90)] = 50.0
+    area_m2: Positive = 100.0
 
 
 class Scenario(Entry):
     """All that a run plays beyond the park's nominal operation."""
 
     profiles: Mapping[str, Profile] = {}
-    wander_percent: Annotated[float, Field(ge=0)] = 1.5
-    wander_period_s: Annotated[float, Field(gt=0)] = 1800.0
+    wander_percent: NotNegative = 1.5
+    wander_period_s: Positive = 1800.0
     streams: Mapping[str, StreamScenario] = {}
     tanks: Mapping[str, TankScenario] = {}
+    resolution: Mapping[str, Annotated[float, Field(gt=0)]] = {}    # smallest step that a meter shows, in its unit
     faults: tuple[Fault, ...] = ()
 
 
@@ -219,15 +229,53 @@ def load_scenario(path: Path | None, park: Park) -> Scenario:
     Raises
     ------
     ParkError
-        With every fault of the file at once.
+        With every fault of the file at once, each with its line; the file's shape first, then whether it fits the
+        park.
     """
     if path is None:
         return Scenario()
-    document: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     try:
-        scenario = Scenario.model_validate(document or {})
+        document = parse(path.read_text(encoding="utf-8-sig"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "not UTF-8"
+        raise ParkError([FileFault(str(path), 1, "", f"cannot read the scenario: {reason}")]) from error
+    faults = list(document.faults)
+    try:
+        scenario = Scenario.model_validate(document.data or {})
     except ValidationError as error:
-        raise ParkError([
-            FileFault(str(path), 1, ".".join(str(part) for part in e["loc"]), e["msg"]) for e in error.errors()
-        ]) from None
+        raise ParkError(_by_line([*faults, *_shape_faults(document, error)])) from None
+    for path_, clause_, hint in mistakes(scenario, park):
+        faults.append(FileFault(document.file, document.line(path_), _subject(document, path_), clause_, hint))
+    if faults:
+        raise ParkError(_by_line(faults))
     return scenario
+
+
+def _by_line(faults: list[FileFault]) -> list[FileFault]:
+    """Return the faults in the order of their lines."""
+    return sorted(faults, key=lambda fault: fault.line)
+
+
+def _shape_faults(document: Document, error: ValidationError) -> Iterator[FileFault]:
+    """Yield what is wrong with the shape of a scenario file."""
+    speller = Speller()
+    for detail in error.errors(include_url=False):
+        path = tuple(step for step in detail["loc"] if step not in ("[key]", *_TAGS))
+        detail["loc"] = path[2:] if _subject(document, path) else path
+        text, hint = clause(detail, speller, keys_at(Scenario, path[:-1]))
+        if detail["type"] == "value_error":
+            text = str(detail["ctx"]["error"])
+        yield FileFault(document.file, document.line(path), _subject(document, path), text, hint)
+
+
+def _subject(document: Document, path: Sequence[str | int]) -> str:
+    """Return how messages name the entry at a path: by section and key, a fault by its id."""
+    if len(path) < 2 or path[0] not in _ENTRIES:
+        return ""
+    section, key = path[0], path[1]
+    if isinstance(key, str):
+        return f"{_ENTRIES[section]} {key!r}"
+    entries = document.data.get("faults") if isinstance(document.data, dict) else None
+    entry = entries[key] if isinstance(entries, list) and key < len(entries) else None
+    name = entry.get("id") if isinstance(entry, dict) else None
+    return f"fault {name!r}" if isinstance(name, str) else f"fault {key + 1}"
