@@ -36,7 +36,8 @@ NOTE_S = 1.0            # how often states of sources are stored, and overdue re
 SILENCE_S = 0.5         # without a reading for this long at the end, everything that was sent has come
 DRAIN_S = 3.0           # sources that never fall silent are cut off
 FLUSH_S = 4.0           # the last commits; a database that is away is given up then
-GRACE_S = 2.0           # wall time from a reading to us that is not late yet
+GRACE_S = 5.0           # wall time from a reading to us that is not late yet; sources that stop with us have as long
+DATABASE = "database"   # beside the names of sources, in what is waited for
 
 
 async def collect(
@@ -68,8 +69,9 @@ async def collect(
     stop
         Set to stop.
     on_state
-        Told ``"armed"`` with the numbers of meters, once, when every subscription is in force; ``"source"`` and
-        ``"store"`` at every change of state of a source and of the database.
+        Told ``"connecting"`` while not every source was there, ``"armed"`` with the numbers of meters, once, when
+        every subscription is in force, ``"waiting"`` with what is away (sources, ``database``) and why, and
+        ``"collecting"`` when nothing is away any more.
     limits
         Sizes and delays of batches.
 
@@ -121,13 +123,15 @@ class Collector:
         self._coverage = Coverage(self._register, GRACE_S * clock.speed)
         self._rejections = Rejections()
         self._statuses: dict[str, SourceStatus] = {}
-        self._opcua = [self._opcua_source(url, endpoints.get(url, url)) for url in self._register.opcua]
-        self._mqtt = self._mqtt_source(park.park.name, broker)
-        self._name_uncollected(self._register)
         self._store = CollectorStore(dsn)
         self._store_thread = ThreadPoolExecutor(1, "collector-store")
         self._store_turn = asyncio.Lock()           # coverage changes only between two uses of the store
         self._store_there: bool | None = None
+        self._store_detail = ""
+        self._said: tuple[str, dict[str, object]] = ("", {})
+        self._opcua = [self._opcua_source(url, endpoints.get(url, url)) for url in self._register.opcua]
+        self._mqtt = self._mqtt_source(park.park.name, broker)
+        self._name_uncollected(self._register)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Collect until `stop` is set, and then until nothing is left to store."""
@@ -137,7 +141,7 @@ class Collector:
                 servers = [start(source.endpoint.source, source.run()) for source in self._opcua]
                 connection = start("mqtt", self._mqtt.run()) if self._mqtt else None
                 reading = start("mqtt messages", self._mqtt.read()) if self._mqtt else None
-                noting = start("status", self._note())
+                noting = start("status", self._note(stop))
                 start("armed", self._announce())
                 await stop.wait()
                 await self._drain()
@@ -177,12 +181,28 @@ class Collector:
             self._status(SPARKPLUG, "sparkplug").become(State.NOT_COLLECTED, detail)
 
     def _status(self, source: str, protocol: str) -> SourceStatus:
-        status = SourceStatus(source, protocol, self._clock.now, self._tell_source)
+        status = SourceStatus(source, protocol, self._clock.now, lambda _: self._tell())
         self._statuses[source] = status
         return status
 
-    def _tell_source(self, status: SourceStatus) -> None:
-        self._on_state("source", {"source": status.source, "status": str(status.state), "detail": status.detail})
+    def _tell(self) -> None:
+        """Tell how the whole fares, if that has changed."""
+        states = [status.state for status in self._statuses.values() if status.state is not State.NOT_COLLECTED]
+        away = {s.source: s.detail for s in self._statuses.values() if s.state is State.WAITING}
+        if self._store_there is False:
+            away[DATABASE] = self._store_detail
+        said: tuple[str, dict[str, object]]
+        if away:
+            said = ("waiting", {"for": away})
+        elif State.CONNECTING in states:
+            said = ("connecting", {"receiving": states.count(State.RECEIVING), "of": len(states)})
+        elif self._said[0] == "waiting" and State.STOPPED not in states:
+            said = ("collecting", {})
+        else:
+            return
+        if said != self._said:
+            self._said = said
+            self._on_state(*said)
 
     async def _announce(self) -> None:
         """Tell when every subscription is in force."""
@@ -256,22 +276,23 @@ class Collector:
             _logger.warning("database is away, readings wait in memory and with their sources: %s", detail)
         elif self._store_there is not None:
             _logger.info("database is back, %d readings wait", len(self._batches))
-        self._store_there = there
-        self._on_state("store", {"status": "there" if there else "away", "detail": detail})
+        self._store_there, self._store_detail = there, detail
+        self._tell()
 
     async def _in_thread(self, work: Callable[[], _Result]) -> _Result:
         return await asyncio.get_running_loop().run_in_executor(self._store_thread, work)
 
     # -- states -----------------------------------------------------------------------------------------------------
 
-    async def _note(self) -> None:
+    async def _note(self, stop: asyncio.Event) -> None:
         """Store the state of every source each second, and open gaps for readings that are overdue."""
         while True:
             await asyncio.sleep(NOTE_S)
             if not self._store_there:
                 continue            # the writer tries; what it could not store yet would look overdue
             async with self._store_turn:
-                self._coverage.tick(round(self._clock.now() * MICROS))
+                if not stop.is_set():       # sources that stop with us owe nothing
+                    self._coverage.tick(round(self._clock.now() * MICROS))
                 await self._store_states()
 
     async def _note_end(self) -> None:

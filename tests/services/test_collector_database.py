@@ -80,7 +80,7 @@ async def test_a_database_that_restarts_loses_nothing_and_is_said_once(opcua_ser
         await send(50, 70)
         await database.stop()
         await send(70, 100)
-        await running.saw("store", status="away")
+        await running.saw("waiting")
         await send(100, 120)
         await database.start()
         await until_stored(database.dsn, 240)
@@ -96,7 +96,7 @@ async def test_a_database_that_comes_late_is_waited_for(opcua_server, database):
     await database.stop()
     async with collecting(park_of(opcua(server.url, "FT1")), database.dsn) as running:
         await server.push("FT1", 3.6, at(0))
-        await running.saw("store", status="away")
+        await running.saw("waiting")
         await database.start()
         await until_stored(database.dsn, 1)
 
@@ -113,7 +113,7 @@ async def test_memory_is_bounded_and_what_the_server_then_drops_is_a_gap(opcua_s
             for tick in range(1, 200):          # in memory: 20 and what is on its way; at the server: 10
                 await server.push("FT1", float(tick), at(tick))
                 await asyncio.sleep(0.01)
-            await running.saw("store", status="away")
+            await running.saw("waiting")
         await until(lambda: rows(postgres_dsn, "select max(source_time) from reading")[0][0] == at(199))
     stored = [time for _, time, _, _ in rows(postgres_dsn)]
     missing = [at(tick) for tick in range(200) if at(tick) not in stored]
@@ -129,7 +129,7 @@ async def test_readings_that_are_left_at_the_end_are_an_error(opcua_server, post
     server = await opcua_server(["FT1"])
     async with refusing(postgres_dsn), collecting(park_of(opcua(server.url, "FT1")), postgres_dsn) as running:
         await server.push("FT1", 3.6, at(0))
-        await running.saw("store", status="away")
+        await running.saw("waiting")
         with pytest.raises(StoreError, match="1 readings could not be stored: the database was away"):
             await running.finish()
         running.ended = True
@@ -138,8 +138,8 @@ async def test_readings_that_are_left_at_the_end_are_an_error(opcua_server, post
 async def test_a_missing_table_is_said_with_its_mend(opcua_server, empty_postgres_dsn):
     server = await opcua_server(["FT1"])
     async with collecting(park_of(opcua(server.url, "FT1")), empty_postgres_dsn) as running:
-        away = await running.saw("store", status="away")
-        assert "symbiosis db migrate" in str(away["detail"])
+        away = await running.saw("waiting")
+        assert "symbiosis db migrate" in str(away["for"])
         migrate(empty_postgres_dsn)
         await server.push("FT1", 3.6, at(0))
         await until_stored(empty_postgres_dsn, 1)

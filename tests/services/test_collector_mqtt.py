@@ -167,9 +167,9 @@ async def test_a_broker_that_restarts_is_reached_again_and_what_it_forgot_is_a_g
             await until_stored(postgres_dsn, 1)
         running.forget()
         any_broker.stop()
-        await running.saw("source", status="waiting")
+        await running.saw("waiting")
         any_broker.start()
-        await running.saw("source", status="receiving")
+        await running.saw("collecting")
         async with publishing(any_broker) as publisher:
             await publisher.send("plant/FT1", [reading(10, 1.0)])
             await until_stored(postgres_dsn, 2)
@@ -186,10 +186,10 @@ async def test_a_broker_restart_that_loses_nothing_leaves_no_gap(any_broker, pos
         await until_stored(postgres_dsn, 1)
         running.forget()
         any_broker.stop()
-        await running.saw("source", status="waiting")
+        await running.saw("waiting")
         sending = asyncio.create_task(publisher.send("plant/FT1", [reading(k, 1.0) for k in range(1, 20)]))
         any_broker.start()
-        await running.saw("source", status="receiving")
+        await running.saw("collecting")
         await sending
         await until_stored(postgres_dsn, 20)
     assert rows(postgres_dsn, "select * from gap") == []
@@ -198,7 +198,7 @@ async def test_a_broker_restart_that_loses_nothing_leaves_no_gap(any_broker, pos
 async def test_a_broker_that_comes_later_is_waited_for(broker, postgres_dsn):
     broker.stop()
     async with collecting(park_of(mqtt("FT1")), postgres_dsn, broker=broker.url, armed=False) as running:
-        await running.saw("source", status="waiting")
+        await running.saw("waiting")
         broker.start()
         await running.saw("armed")
 

@@ -19,7 +19,7 @@ from tests.fixtures.proxy import FaultProxy
 async def test_every_value_is_stored_once_in_si_with_its_status(opcua_server, postgres_dsn):
     server = await opcua_server(["FT1", "TT1"])
     park = park_of(opcua(server.url, "FT1"), opcua(server.url, "TT1", quantity="temperature", unit="degC"))
-    async with collecting(park, postgres_dsn) as running:
+    async with collecting(park, postgres_dsn):
         for tick in range(50):
             await server.push("FT1", 36.0 + tick, at(tick))
             await server.push("TT1", 20.0, at(tick), status=0x40930000)
@@ -29,7 +29,6 @@ async def test_every_value_is_stored_once_in_si_with_its_status(opcua_server, po
     assert [(t, v, s) for m, t, v, s in stored if m == "FT1"] == [
         *((at(k), (36.0 + k) * (1000 / 3600), 0) for k in range(50)), (at(50), None, 0x80310000)]
     assert {(v, s) for m, _, v, s in stored if m == "TT1"} == {(293.15, 0x40930000)}
-    assert running.said[-1][1]["status"] == "stopped"
     assert rows(postgres_dsn, "select source, state, readings, rejected from collector_source") == [
         (f"opcua:{server.url}", "stopped", 101, 0)]
     assert rows(postgres_dsn, "select * from gap") == []
@@ -62,10 +61,9 @@ async def test_bad_nodes_are_named_once_harm_no_other_and_are_collected_when_the
     server = await opcua_server(["FT1"])
     park = park_of(opcua(server.url, "FT1"), opcua(server.url, "FT2"),
                    opcua(server.url, "FT3", node_id="nsu=urn:elsewhere;s=FT3"))
-    async with collecting(park, postgres_dsn) as running:
-        receiving = await running.saw("source", status="receiving")
-        assert receiving["detail"] == (
-            "not collected: FT2: BadNodeIdUnknown; FT3: its namespace is not on the server")
+    async with collecting(park, postgres_dsn):
+        await until(lambda: rows(postgres_dsn, "select detail from collector_source") == [
+            ("not collected: FT2: BadNodeIdUnknown; FT3: its namespace is not on the server",)])
         await server.push("FT1", 1.0, at(0))
         await until_stored(postgres_dsn, 1)
         await server.add("FT2")
@@ -120,7 +118,7 @@ async def test_a_server_that_comes_later_is_waited_for_and_said_once(opcua_serve
     server = await opcua_server(["FT1"])
     await server.stop()
     async with collecting(park_of(opcua(server.url, "FT1")), postgres_dsn, armed=False) as running:
-        await running.saw("source", status="waiting")
+        await running.saw("waiting")
         await server.start()
         await running.saw("armed")
         await server.push("FT1", 1.0, at(0))
@@ -136,10 +134,10 @@ async def test_a_server_that_restarts_leaves_a_gap_with_its_cause_and_data_flow_
         await until_stored(postgres_dsn, 2)
         running.forget()
         await server.stop()
-        await running.saw("source", status="waiting")
+        await running.saw("waiting")
         await server.start()
         back = time.monotonic()
-        await running.saw("source", status="receiving")
+        await running.saw("collecting")
         await server.push("FT1", 1.0, at(20))
         await until_stored(postgres_dsn, 3)
         assert time.monotonic() - back < 5.0
@@ -157,9 +155,9 @@ async def test_a_restart_between_two_readings_leaves_no_gap(opcua_server, postgr
         await until_stored(postgres_dsn, 1)
         running.forget()
         await server.stop()
-        await running.saw("source", status="waiting")
+        await running.saw("waiting")
         await server.start()
-        await running.saw("source", status="receiving")
+        await running.saw("collecting")
         await server.push("FT1", 2.0, at(1))
         await until_stored(postgres_dsn, 2)
     assert rows(postgres_dsn, "select * from gap") == []
@@ -174,10 +172,10 @@ async def test_a_server_that_falls_silent_is_left_and_reached_again(opcua_server
         async with collecting(park_of(opcua(url, "FT1")), postgres_dsn) as running:
             running.forget()
             proxy.freeze()
-            lost = await running.saw("source", status="waiting")
-            assert lost["detail"] == "neither data nor keep-alive in 0.8 s"
+            assert await running.saw("waiting") == {
+                "for": {f"opcua:{url}": "neither data nor keep-alive in 0.8 s"}}
             proxy.thaw()
-            await running.saw("source", status="receiving")
+            await running.saw("collecting")
             await server.push("FT1", 1.0, at(0))
             await until_stored(postgres_dsn, 1)
 
