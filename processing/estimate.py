@@ -72,6 +72,8 @@ class Estimate:
         Of the whole window.
     converged
         Whether the reconciliation came to rest; if not, `values` are NaN.
+    expected
+        The variables at which variances were taken, shape (n_variables,); never NaN.
     """
 
     start_us: int
@@ -88,6 +90,7 @@ class Estimate:
     global_test: float
     degrees_of_freedom: int
     converged: bool
+    expected: Floats
 
     @property
     def std(self) -> Floats:
@@ -149,7 +152,7 @@ class Estimator:
         at = self._start(first) if rough is None else self._full(rough.point, self._start(first))
         second = self.plan.observe(means, believed, at)
         found = self._reconcile(second, at, TOLERANCE)
-        return self._estimate(start_us, end_us, means, believed, second, found)
+        return self._estimate((start_us, end_us), means, believed, second, found, at)
 
     # -- reconciliation -------------------------------------------------------------------------------------------
 
@@ -212,8 +215,8 @@ class Estimator:
     # -- what comes of it -----------------------------------------------------------------------------------------
 
     def _estimate(
-        self, start_us: int, end_us: int, means: Means, believed: Bools, said: Observation,
-        found: NonlinearResult | None,
+        self, window_us: tuple[int, int], means: Means, believed: Bools, said: Observation,
+        found: NonlinearResult | None, expected: Floats,
     ) -> Estimate:
         """Put a reconciliation together with what no equation holds."""
         equations, bound = self.equations, self._bound
@@ -230,8 +233,9 @@ class Estimator:
             residual, throughput = equations.residual(linear, point), equations.throughput(linear, point)
             test, dof = float(found.global_test), int(found.degrees_of_freedom)
         return Estimate(
-            start_us, end_us, means, said, believed, values, covariance, self._status(said, believed), residual,
-            throughput, self._statistics(said, believed, values, covariance), test, dof, bool(converged))
+            *window_us, means, said, believed, values, covariance, self._status(said, believed), residual,
+            throughput, self._statistics(said, believed, values, covariance), test, dof,
+            bool(converged), expected)
 
     def _statistics(self, said: Observation, believed: Bools, values: Floats, covariance: Floats) -> Floats:
         """Measurement test of every slot: a meter in the balances against its adjustment, one outside against them."""

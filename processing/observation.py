@@ -208,6 +208,42 @@ class Plan:
         block = 2 + list(self.equations.component).index(name)
         return (block * self.n_streams + stream) * 3 + int(end)
 
+    def carry(self, said: Observation, offsets: Floats) -> Floats:
+        """Return what offsets of the meters do to the measured variables: the linear part of `observe`.
+
+        Parameters
+        ----------
+        said
+            A window's observation, for its weights.
+        offsets
+            Of every slot, in the unit of its variable, shape (n_slots,).
+
+        Returns
+        -------
+        ndarray
+            Shape (n_variables,); 0 where unmeasured.
+        """
+        slot, point = self._slot_points
+        usable = said.usable[slot] & ~np.isnan(said.slot_value[slot]) & ~np.isnan(offsets[slot])
+        slot, point = slot[usable], point[usable]
+        at_points = _weighted(point, offsets[slot], said.slot_variance[slot], len(self.point_variable))
+        known = np.flatnonzero(~np.isnan(said.points.value) & (self.point_variable != NONE))
+        variables = _weighted(
+            self.point_variable[known], at_points[known], said.points.variance[known], self.equations.n_variables)
+        for d, delay in enumerate(self.equations.delays):
+            now, then = self.delay_points[delay.sender, delay.departed]
+            if np.isnan(said.measured[delay.sender]) and not np.isnan(said.points.value[[now, then]]).any():
+                variables[delay.change] = at_points[now] - said.delay_factor[d] * at_points[then]
+                variables[delay.sender] = 0.0
+        return variables
+
+    @cached_property
+    def _slot_points(self) -> tuple[Ints, Ints]:
+        """Slots that measure a variable, and their points."""
+        shift = self.n_streams * 3
+        return (np.concatenate([self.direct.slot, self.thermo.temperature_slot]),
+                np.concatenate([self.direct.point, self.thermo.temperature_point + shift]))
+
     def reach_us(self) -> int:
         """Return how far back of a window's start readings matter, but for pipes [us]."""
         back = self.slots.shift_us + np.minimum(self.table.hold_us[self.slots.meter], 3600 * 10**6)
@@ -500,6 +536,15 @@ def combine(target: Ints, value: Floats, variances: Variances, usable: Bools, n:
     parts = [np.bincount(t, part, minlength=n) for part in (
         weight * x, weight**2 * variances.systematic[usable], weight**2 * variances.random[usable])]
     return Values(*(np.where(some, part, np.nan) for part in parts))
+
+
+def _weighted(target: Ints, value: Floats, variance: Floats, n: int) -> Floats:
+    """Return inverse-variance means of values by target, shape (n,); 0 where there is none."""
+    weight = 1.0 / np.maximum(variance, 1e-30)
+    total = np.bincount(target, weight, minlength=n)
+    summed = np.bincount(target, weight * value, minlength=n)
+    mean: Floats = np.divide(summed, total, out=np.zeros(n), where=total > 0)
+    return mean
 
 
 def _scattered(values: Floats, at: Ints, n: int) -> Floats:

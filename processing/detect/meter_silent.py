@@ -1,0 +1,112 @@
+"""Meters that have fallen silent: no reading for `stale_after_s` of the time in which the system ran.
+
+What counts as silence is judged by the data, not by the machine's clock: a meter is held against the newest reading
+of its own source, so that a slow network or a fast replay makes nobody silent. A source of which nothing comes at all
+is given `patience` more, and a source (or meter) whose outage the collector has marked as a gap is excused: the gap
+says it all. Time before the first reading of a run, between runs and within gaps is not silence.
+
+False alarms: none by noise; a meter is called silent only when readings that were due three times over (the default
+`stale_after_s`) did not come while its neighbours' did.
+
+Here: that verdict. Not here: what silence means for windows (window.py). The main path enters at `SilentMeters.step`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from park.model import Meter, Park
+from processing.detect.events import Change, Closed, Opened
+from processing.meters import Bools, Ints, MeterArrays
+from processing.window import BEFORE
+
+KIND = "meter_silent"
+
+
+@dataclass(frozen=True, eq=False)
+class Presence:
+    """What is known of who sends, at the end of a window; arrays of shape (n_meters,).
+
+    Attributes
+    ----------
+    last_us
+        Last source time before the window's end [us]; `window.BEFORE` where none.
+    first_us
+        First source time in the window [us]; `window.BEFORE` where none.
+    alive_since_us
+        From when silence counts: the run's first reading from the meter's source, or the end of its last gap [us].
+    excused
+        Whether a gap is open, or the meter's source has not sent anything yet in this run.
+    end_us
+        The window's end [us].
+    patience_us
+        How long a whole source may lag [us].
+    """
+
+    last_us: Ints
+    first_us: Ints
+    alive_since_us: Ints
+    excused: Bools
+    end_us: int
+    patience_us: int
+
+
+class SilentMeters:
+    """Which meters are silent; one object a run.
+
+    Parameters
+    ----------
+    park
+        The park.
+    table
+        Its meters.
+    """
+
+    def __init__(self, park: Park, table: MeterArrays) -> None:
+        self._meters: Sequence[Meter] = park.meters
+        self._table = table
+        self._source = np.unique([source_of(m) for m in park.meters], return_inverse=True)[1]
+        self.flagged: Bools = np.zeros(len(table), dtype=np.bool_)
+
+    def step(self, now: Presence) -> list[Change]:
+        """Judge every meter at the end of a window."""
+        base = np.maximum(now.last_us, now.alive_since_us)
+        newest = np.full(self._source.max(initial=0) + 1, BEFORE, dtype=np.int64)
+        np.maximum.at(newest, self._source, now.last_us)
+        heard = np.minimum(newest[self._source], now.end_us)
+        reference = np.maximum(heard, now.end_us - now.patience_us)
+        stale = self._table.stale_us
+        silent = (stale > 0) & ~now.excused & (reference - base > stale)
+        changes: list[Change] = [self._opened(m, base, reference) for m in np.flatnonzero(silent & ~self.flagged)]
+        back = self.flagged & (now.first_us > BEFORE)
+        changes += [Closed(KIND, self._table.ids[m], int(now.first_us[m])) for m in np.flatnonzero(back)]
+        self.flagged = (self.flagged | silent) & ~back
+        return changes
+
+    def _opened(self, m: int, base: Ints, reference: Ints) -> Opened:
+        meter = self._meters[m]
+        silent_s, limit_s = float(reference[m] - base[m]) / 1e6, float(self._table.stale_us[m]) / 1e6
+        return Opened(
+            KIND, meter.id, int(base[m] + self._table.interval_us[m]), "medium",
+            f"{meter.id} has sent nothing for {silent_s:.0f} s; it is due every {meter.interval_s:g} s",
+            silent_s, limit_s, evidence={"last_reading_us": int(base[m]), "interval_s": meter.interval_s})
+
+    def as_json(self) -> dict[str, object]:
+        """Return the state for the store."""
+        return {"flagged": [self._table.ids[m] for m in np.flatnonzero(self.flagged)]}
+
+    def restore(self, stored: Mapping[str, object]) -> None:
+        """Take up the state that `as_json` wrote; meters that the park no longer has are forgotten."""
+        names = stored["flagged"]
+        assert isinstance(names, list)
+        self.flagged = np.isin(np.array(self._table.ids), names)
+
+
+def source_of(meter: Meter) -> str:
+    """Return the source that the collector reads a meter from, as the store names it."""
+    if meter.source.opcua is not None:
+        return f"opcua:{meter.source.opcua.endpoint}"
+    return "mqtt"
