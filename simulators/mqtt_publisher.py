@@ -306,6 +306,7 @@ class MqttPublisher:
         """Leave the broker; what it has not acknowledged is given up."""
         self._client.disconnect()
         await asyncio.to_thread(self._client.loop_stop)
+        self._client._reset_sockets()        # paho leaves the pair that wakes its thread to its finaliser
 
     def _make_client(self, client_id: str, user: str | None, password: str | None) -> mqtt.Client:
         client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id)

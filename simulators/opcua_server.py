@@ -18,6 +18,7 @@ Limits, of asyncua 2.1 (each is held by a test in tests/services/test_opcua_serv
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -245,8 +246,14 @@ class OpcuaServer:
         return total
 
     async def stop(self) -> None:
-        """Close all connections and stop listening."""
+        """Close all connections and stop listening; returns when the sockets are closed, which asyncua leaves open."""
+        connections = list(self._server.iserver.asyncio_transports)
         await self._server.stop()
+        for connection in connections:
+            connection.abort()               # one whose client reads no more would wait for ever to send its rest
+        await asyncio.sleep(0)               # asyncio closes a socket one turn of the loop after its connection
+        if self._server.bserver is not None:
+            await asyncio.gather(*self._server.bserver.closing_tasks, return_exceptions=True)
 
     def _sessions(self) -> set[ua.NodeId]:
         """Return the sessions whose client is connected."""

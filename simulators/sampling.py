@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from park.errors import InputError
 from park.model import Meter, Park
 from park.units import conversion
 from simulators.faults import FaultSchedule
@@ -51,12 +52,14 @@ class Sampler:
     Raises
     ------
     InputError
-        If a fault strikes what the park has not.
+        If a fault or a resolution names what the park has not.
     """
 
     def __init__(
         self, park: Park, scenario: Scenario, *, seed: int, start: float, on_state: Callable[[State], None]
     ) -> None:
+        if strangers := sorted(set(scenario.resolution) - set(park.meter)):
+            raise InputError(f"resolution: no meters {', '.join(map(repr, strangers))} in the park")
         self.park = park
         self.truth = Truth(park, scenario, seed=seed, start=start)
         self.faults = FaultSchedule(park, scenario, self.truth.apply)
@@ -65,7 +68,7 @@ class Sampler:
         self._offset = np.array([c.offset for c in conversions])
         typical = (np.array([self.truth.nominal(m) for m in park.meters]) - self._offset) / self._scale
         self.typical: Floats = typical
-        self.instruments = Instruments(park.meters, seed, typical)
+        self.instruments = Instruments(park.meters, seed, typical, resolution=scenario.resolution)
         self._counts = np.array([m.quantity in COUNTERS for m in park.meters], dtype=np.bool_)
         self._totals = np.array([self.truth.value(m) if m.quantity in COUNTERS else 0.0 for m in park.meters])
         self._last = np.full(len(park.meters), np.nan)

@@ -12,6 +12,7 @@ end. Not here: what the meters read (`simulators.sampling`), how a value gets in
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import math
 import time
@@ -149,7 +150,13 @@ class _Run:
             self._publisher = MqttPublisher(broker, self.park, client_id)
             stack.push_async_callback(self._publisher.close)
             self._check_dropouts(self._publisher)
-        await self._listen(stack, endpoints)
+        gc.disable()
+        stack.callback(gc.unfreeze)
+        try:
+            await self._listen(stack, endpoints)
+        finally:
+            gc.enable()
+            gc.freeze()          # a hundred thousand nodes a server, for good: no collection need look at them again
         if self._publisher is not None:
             await _first(self._publisher.connect(), stop)
 

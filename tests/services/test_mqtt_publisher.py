@@ -17,7 +17,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from park.errors import InputError
 from simulators.instruments import Readings
 from simulators.mqtt_publisher import MqttPublisher
-from tests.fixtures.broker import TestBroker
+from tests.fixtures.broker import TestBroker, leave
 from tests.simulators.parks import meter, over_mqtt, park_of, until
 
 START_US = 1_800_000_000_000_000
@@ -43,8 +43,7 @@ def listening(broker: TestBroker) -> Iterator[list[tuple[str, float]]]:
     client.loop_start()
     assert subscribed.wait(10)
     yield heard
-    client.disconnect()
-    client.loop_stop()
+    leave(client)
 
 
 @asynccontextmanager
@@ -69,15 +68,16 @@ async def test_every_reading_arrives_and_is_acknowledged(any_broker: TestBroker)
 
 
 async def test_a_broker_that_comes_late_gets_everything_and_is_missed_once(
-    any_broker: TestBroker, caplog: pytest.LogCaptureFixture
+    any_broker: TestBroker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr("simulators.mqtt_publisher.BACK_OFF_S", (0.1, 0.2))
     any_broker.stop()
     with caplog.at_level(logging.WARNING, "simulators"):
         async with publishing(any_broker) as publisher:
             connecting = asyncio.create_task(publisher.connect())
             publisher.publish(readings(1))
             await until(lambda: caplog.messages)
-            await asyncio.sleep(2.5)                                   # time for more than one attempt
+            await asyncio.sleep(0.7)                                   # time for more than one attempt
             assert not connecting.done()
             assert publisher.pending == 2
             any_broker.start()

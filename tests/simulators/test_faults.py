@@ -239,6 +239,13 @@ def test_a_meter_samples_only_while_it_stands_in_the_plant():
     assert list(series(readings(park, Scenario()), 0)) == [20, 25, 30, 35]
 
 
+def test_a_meter_shows_the_steps_that_the_scenario_gives_it():
+    shown = series(readings(PARK, Scenario.model_validate({"resolution": {"FT1": 2.0}})), 0)
+    assert {value % 2.0 for value in shown.values()} == {0.0}
+    with pytest.raises(InputError, match="resolution: no meters 'FT9' in the park"):
+        readings(PARK, Scenario.model_validate({"resolution": {"FT9": 2.0}}))
+
+
 def test_same_seed_same_readings():
     again = readings(PARK, Scenario())
     assert all(np.array_equal(a.values, b.values) for a, b in zip(CLEAN, again, strict=True))
