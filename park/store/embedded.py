@@ -198,6 +198,8 @@ class EmbeddedPostgres:
         _give_to(identity, unfinished)
         options = ["-U", USER, "--encoding=UTF8", "--locale=C", "--data-checksums", "--no-instructions"]
         options += ["--auth-local=trust", "--auth-host=reject", "--wal-segsize=4"]
+        if self._settings["fsync"] == "off":
+            options.append("--no-sync")
         if version >= 17:
             options += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         child = self._run([str(binaries / "initdb"), "-D", str(unfinished), *options], identity)
