@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -45,17 +46,18 @@ class SentFile:
     Parameters
     ----------
     path
-        Of the file; an older one is replaced.
+        Of the file; one that is there is continued: the simulators crashed and were started again.
     meters
         Ids of the park's meters, in its order.
     """
 
     def __init__(self, path: Path, meters: Sequence[str]) -> None:
-        self._file = path.open("w", encoding="utf-8", newline="")
-        self._writer = csv.writer(self._file, lineterminator="\n")
         self._meters = tuple(meters)
-        self._next = [0] * len(meters)
-        self._writer.writerow(SENT_COLUMNS)
+        self._next, self._armed = _sent_so_far(path, self._meters)
+        self._file = path.open("a", encoding="utf-8", newline="")
+        self._writer = csv.writer(self._file, lineterminator="\n")
+        if self._file.tell() == 0:
+            self._writer.writerow(SENT_COLUMNS)
         self._file.flush()
 
     @property
@@ -69,9 +71,11 @@ class SentFile:
         self._file.flush()
 
     def mark_armed(self) -> None:
-        """Write the line from which readings count."""
-        self._file.write(f"{ARMED}\n")
-        self._file.flush()
+        """Write the line from which readings count, once."""
+        if not self._armed:
+            self._armed = True
+            self._file.write(f"{ARMED}\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
@@ -91,6 +95,18 @@ class SentFile:
         for i, value, status in rows:
             yield self._meters[i], self._next[i], time, "" if math.isnan(value) else repr(value), status
             self._next[i] += 1
+
+
+def _sent_so_far(path: Path, meters: Sequence[str]) -> tuple[list[int], bool]:
+    """Return how many readings of each meter a sent file holds, and whether it was armed; cut a line without an end."""
+    if not path.exists():
+        return [0] * len(meters), False
+    with path.open("r+b") as file:
+        text = file.read()
+        file.truncate(text.rfind(b"\n") + 1)       # killed while writing: that reading was not handed on
+    rows = list(csv.reader(text[: text.rfind(b"\n") + 1].decode().splitlines()))
+    counts = Counter(row[0] for row in rows[1:] if len(row) == len(SENT_COLUMNS))
+    return [counts[meter] for meter in meters], [ARMED] in rows
 
 
 class TruthFile:

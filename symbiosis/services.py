@@ -97,6 +97,7 @@ def _new_simulation(options: argparse.Namespace) -> RunFile:
     """Return a run by hand, and write its run.json, from which others by hand take the clock."""
     options.out.mkdir(parents=True, exist_ok=True)
     out = options.out.resolve()
+    (out / "sent.csv").unlink(missing_ok=True)      # a sent file that is there would be continued
     run = RunFile(
         dsn="", park=str(options.park.resolve()), endpoints={}, broker=options.broker or DEFAULT_BROKER,
         sent=str(out / "sent.csv"), truth=str(out / "truth.csv"), faults=str(out / "faults.csv"),

@@ -67,6 +67,22 @@ class TestSent:
             assert path.read_text(encoding="utf-8").endswith("armed\n")
 
 
+    def test_goes_on_in_the_file_of_simulators_that_crashed(self, tmp_path: Path):
+        path = tmp_path / "sent.csv"
+        with SentFile(path, ["FT1"]) as sent:
+            sent.write(tick(0, [1.0]))
+            sent.mark_armed()
+            sent.write(tick(5, [2.0]))
+        with path.open("a") as file:
+            file.write("FT1,2,2027-01-15T08:0")      # killed in the middle of a line
+        with SentFile(path, ["FT1"]) as sent:
+            sent.mark_armed()
+            sent.write(tick(20, [3.0]))
+        assert path.read_text(encoding="utf-8").splitlines()[1:] == [
+            "FT1,0,2027-01-15T08:00:00Z,1.0,0", "armed", "FT1,1,2027-01-15T08:00:05Z,2.0,0",
+            "FT1,2,2027-01-15T08:00:20Z,3.0,0"]
+
+
 class TestTruth:
     @pytest.fixture
     def park(self) -> Park:
