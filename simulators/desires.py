@@ -12,7 +12,7 @@ from simulators.signals import Loads, Wanders
 from simulators.state import Excursion, FloatArray
 
 CLOSURE_PERIOD_S = 600.0        # typical period of what a header takes up and gives back
-TANK_PERIOD_S = 7200.0
+TANK_TURNS = 8.0                # typical period of a tank's filling and emptying, in the times that it is turned over
 MASS_SHARE = 0.9                # of a declared closure of energy: what the mass that is taken up brings at most
 LOSS_PERIOD_S = 14400.0
 LOSS_WANDER = 0.3               # of the std of a heat loss: most of it is the same all through a run
@@ -48,8 +48,7 @@ class Desires:
             for name, having in self._having.items()
         }
         self._closures = {
-            heat: Wanders(seed, [f"closure {heat} {n.id}" for n in park.nodes],
-                          np.array([TANK_PERIOD_S if n.id in park.tanks else CLOSURE_PERIOD_S for n in park.nodes]))
+            heat: Wanders(seed, [f"closure {heat} {n.id}" for n in park.nodes], _periods(plant))
             for heat in (False, True)
         }
         self._content = plant.node_enthalpy
@@ -120,3 +119,11 @@ class Desires:
                 j = self._plant.stream_index[e.stream]
                 off[j] += e.share(time) * e.size * (mean[j] if e.relative else 1.0)
         return off
+
+
+def _periods(plant: Plant) -> FloatArray:
+    """Return how slowly each node takes up and gives back, shape (n_nodes,) [s]."""
+    periods = np.full(len(plant.park.nodes), CLOSURE_PERIOD_S)
+    for tank in plant.tanks:
+        periods[tank.node] = TANK_TURNS * tank.capacity / tank.throughput
+    return periods

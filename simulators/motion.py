@@ -31,7 +31,9 @@ FREE_K = 1.0                # [K]
 FREE_X, FREE_X_LEAST = 0.2, 0.002       # of x (1 - x) of a mass fraction x; of 1
 STRUCK = 0.05               # an excursion is real: what it strikes gives way this much less
 MIXED = 1e3                 # of its throughput: a mixed tank takes up whatever its contents leave open
+FREE_TANK = 0.04            # of its throughput: how far the balances move what a tank takes up
 TANK_STIRS = 0.04           # of its throughput: how much a tank's own filling and emptying wanders
+TANK_STEERS = 0.3           # of its throughput, for each capacity that a tank is off its level
 EDGE, GUARD_S = 0.03, 600.0         # of its capacity from empty or full, a tank is held, over this time
 PIPE_MARGIN, LONGEST_PIPE_S = 4.0, 14400.0      # how much longer than at nominal flow a pipe may take
 LOSS_FADES = 0.1            # of nominal flow: below, a pipe has cooled and loses less
@@ -273,7 +275,7 @@ class Motion:
             for k in np.flatnonzero(nodes == tank.node):
                 if tank.heat == heat:
                     desired[k], low[k], high[k] = self._steer(tank, passing[k], stirs[k])
-                    spread[k] = FREE_FLOW * passing[k]
+                    spread[k] = FREE_TANK * passing[k]
                 else:                                   # a tank of mass whose energy is balanced: it is mixed
                     desired[k], spread[k] = 0.0, MIXED * passing[k]
         return Hold(desired, np.maximum(spread, 1e-9) ** 2, low, high)
@@ -281,7 +283,7 @@ class Motion:
     def _steer(self, tank: Tank, passing: float, stirs: float) -> tuple[float, float, float]:
         """Return what a tank would take up, and within which bounds, to come back to its level."""
         level = float((self._heat_inventory if tank.heat else self._inventory)[tank.node])
-        desired = (tank.start - level) / tank.capacity * passing + TANK_STIRS * passing * stirs
+        desired = passing * (TANK_STEERS * (tank.start - level) / tank.capacity + TANK_STIRS * stirs)
         return desired, (EDGE * tank.capacity - level) / GUARD_S, ((1.0 - EDGE) * tank.capacity - level) / GUARD_S
 
     def _mixing(self, balance: Balance, throughput: FloatArray) -> Hold:

@@ -82,10 +82,11 @@ class Balance:
 
 @dataclass(frozen=True)
 class Tank:
-    """What a node holds: in kg, or kJ where it stores heat."""
+    """What a node holds, in kg, or kJ where it stores heat, and what passes it nominally [kg/s, kW]."""
 
     node: int
     heat: bool
+    throughput: float
     capacity: float
     start: float
     density: float
@@ -301,7 +302,8 @@ class Plant:
         soft[power] = self._power_spread(power, spread, heat)
         low, high = self.heat_bounds(self.flow)
         low[power] = least
-        heat[columns] = self._solve(self.energy, self.kept_heat[columns], -self.heat_loss[columns], heat[columns],
+        lost = np.where(self.is_power | (self.flow != 0.0), self.heat_loss, 0.0)
+        heat[columns] = self._solve(self.energy, self.kept_heat[columns], -lost[columns], heat[columns],
                                     soft[columns], (low[columns], high[columns]))
         moving = self.has_enthalpy & (self.flow != 0.0)
         enthalpy[moving] = heat[moving] / self.flow[moving]
@@ -369,16 +371,16 @@ class Plant:
         played = self.scenario.tanks.get(name)
         meter = next(m for m in self.park.meters if m.quantity == "inventory" and m.node == name)
         area = played.area_m2 if played is not None else TankScenario(capacity_t=1.0).area_m2
-        inflow = np.flatnonzero(self.receiver == node)
-        carried = self.heat[inflow] if heat else self.flow[inflow]
-        holds = max(HOURS_OF_HOLDING * 3600.0 * float(np.nansum(np.abs(carried))), 1000.0)
+        carried = np.abs(np.nan_to_num(self.heat if heat else self.flow))
+        throughput = max(float(carried[self.receiver == node].sum()), float(carried[self.sender == node].sum()), 1e-3)
+        holds = HOURS_OF_HOLDING * 3600.0 * throughput
         density = self._tank_density(node)
         if played is not None and not heat:
             holds = played.capacity_t * 1000.0
         elif meter.span is not None:
             holds = to_si(meter.span[1], meter.unit) * _per_unit(meter.unit, density, area)
         start = (played.start_percent if played is not None else 50.0) / 100.0
-        return Tank(node, heat, holds, start * holds, density, area)
+        return Tank(node, heat, throughput, holds, start * holds, density, area)
 
     def _tank_density(self, node: int) -> float:
         """Return the density of what a tank holds: that of a stream that leaves it [kg/m3]."""

@@ -48,6 +48,8 @@ class Truth:
         The same seed and start give the same run.
     start
         Run time of the first step [s]; `state` is that of the grid's instant there.
+    step_s
+        The step [s]; None: that of `step_seconds`. A coarse one plays weeks in seconds.
 
     Raises
     ------
@@ -55,9 +57,12 @@ class Truth:
         If no flows close the park's balances; names the nodes.
     """
 
-    def __init__(self, park: Park, scenario: Scenario | None = None, *, seed: int = 0, start: float = 0.0) -> None:
+    def __init__(
+        self, park: Park, scenario: Scenario | None = None, *, seed: int = 0, start: float = 0.0,
+        step_s: float | None = None,
+    ) -> None:
         self.park, self.scenario, self.seed = park, scenario or Scenario(), seed
-        self.dt_s = step_seconds(park)
+        self.dt_s = step_s or step_seconds(park)
         try:
             self.plant = Plant(park, self.scenario, seed, water())
         except ValueError as error:
