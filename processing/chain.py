@@ -79,11 +79,13 @@ class Chain:
     ----------
     park
         The park.
+    estimator
+        Of the park, where there is one already; it has no state.
     """
 
-    def __init__(self, park: Park) -> None:
+    def __init__(self, park: Park, estimator: Estimator | None = None) -> None:
         self.park = park
-        self.estimator = Estimator(park)
+        self.estimator = estimator or Estimator(park)
         self.table = self.estimator.table
         self._reporter, self._exchanges = Reporter(self.estimator), ExchangeTable(self.estimator)
         self._silent, self._stuck = SilentMeters(park, self.table), StuckMeters(park, self.table)

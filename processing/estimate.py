@@ -154,6 +154,12 @@ class Estimator:
         found = self._reconcile(second, at, TOLERANCE)
         return self._estimate((start_us, end_us), means, believed, second, found, at)
 
+    def warm_up(self) -> None:
+        """Do one window of made-up readings, so that whatever is loaded or compiled on first use is there."""
+        n = len(self.table)
+        nothing = Readings.of(n, np.arange(n), np.zeros(n), np.full(n, np.nan))
+        self.estimate(nothing, 0, round(self.park.park.window_s * 1e6))
+
     # -- reconciliation -------------------------------------------------------------------------------------------
 
     def _reconcile(self, said: Observation, start: Floats, tolerance: float) -> NonlinearResult | None:

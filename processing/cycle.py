@@ -1,0 +1,440 @@
+"""The live cycle: readings as they come, windows as they close, results and events in the store.
+
+    arrival ──► take in ──► window complete or late? ──► Chain.run ──► one transaction: results, events, state
+       ▲            └─────► closed window touched?  ──► Chain.revise ──► one transaction
+       └── LISTEN
+
+A window closes when every live periodic meter has sent its last due reading (`complete`), or `lateness_s` after its
+end (`lateness`). Lateness counts for meters, not for the way here: while a whole source has not got as far as the
+window's end, the window waits up to `PATIENCE_S` of wall time more, which matters where a run goes faster than life.
+Silent meters, and those whose source has a gap, are not waited for.
+
+A reading that comes for a closed window computes that window again, and those that its delays reach, with
+`revision` one higher; events stay as they were found.
+
+Everything that the next window needs is in the store with the last one (`processing_state`: how far arrivals have been
+seen and windows closed, the detectors, the times of runs). So a process that is killed at any moment neither loses
+nor doubles a window; one that starts goes on where the last stopped, and computes what was collected in between.
+Windows between two runs in which nothing was collected are no windows.
+
+Here: when, and in which transaction. Not here: what a window gives (chain.py), and the SQL (results_store.py). The
+main path enters at `process`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import psycopg
+
+from park.clock import RunClock
+from park.errors import StoreError
+from park.model import Park
+from park.quality import qualities_of
+from park.store import Arrival, ArrivalListener, arrivals_after, connect, read_window, store_park
+from processing import results_store
+from processing.chain import Chain, WindowResult
+from processing.detect.meter_silent import Presence, source_of
+from processing.estimate import Estimator
+from processing.meters import Averaging, Bools, Ints
+from processing.results_store import ClosedBy, Stamp
+from processing.window import BEFORE, Readings
+
+log = logging.getLogger(__name__)
+
+OnState = Callable[[str, dict[str, object]], None]
+
+PATIENCE_S = 3.0
+"""Wall time that a whole source may lag behind the clock before windows close without it."""
+
+JITTER = 0.1
+"""A reading may come this share of its interval early and still be the last one due in its window."""
+
+CHUNK = 60
+"""Windows that are read at once when there is much to make up for."""
+
+LOOK_S = 0.25
+"""How often a wait for arrivals looks whether it is to stop."""
+
+SETTLE_S = 1.0
+"""Wall time from a late reading to the revision of its window: late readings come in flocks."""
+
+BACK_OFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
+"""Waits between attempts to reach a database that is away."""
+
+RUNS_KEPT = 50
+"""Runs whose times are remembered."""
+
+ARRIVALS_KEPT_US = 3600 * 10**6
+"""Arrivals that have been seen are forgotten after this run time; boards look at the last minute of them."""
+
+FORGET_EVERY = 100
+"""Windows between two times of forgetting arrivals."""
+
+
+def process(
+    park: Park, dsn: str, clock: RunClock, *, stop: threading.Event, on_state: OnState | None = None
+) -> None:
+    """Process a park's readings until `stop` is set; then compute what is complete, and return.
+
+    Parameters
+    ----------
+    park
+        The park.
+    dsn
+        The database, with its tables. If it is away, it is waited for.
+    clock
+        The run's clock.
+    stop
+        Set to stop.
+    on_state
+        Told ``"ready"`` once, ``"window"`` after each commit (start, end, closed_by, revision, readings, reconciled,
+        events, lag_s), ``"waiting"`` with the reason when the database goes away, ``"processing"`` when it is back.
+    """
+    tell = on_state or (lambda state, detail: None)
+    estimator = Estimator(park)
+    estimator.warm_up()
+    tell("ready", {"streams": len(park.streams), "meters": len(park.meters)})
+    away, attempt = False, 0
+    while True:
+        try:
+            with _Session(park, dsn, clock, estimator, tell) as session:
+                if away:
+                    tell("processing", {})
+                away, attempt = False, 0
+                session.run(stop)
+                return
+        except (StoreError, psycopg.OperationalError, psycopg.InterfaceError) as error:
+            if not away:
+                log.warning("waiting for the database: %s", error)
+                tell("waiting", {"reason": str(error)})
+            away = True
+        if stop.wait(BACK_OFF_S[min(attempt, len(BACK_OFF_S) - 1)]):
+            return
+        attempt += 1
+
+
+@dataclass
+class _Position:
+    """How far processing is; stored with every window."""
+
+    arrival: int = 0
+    closed_us: int | None = None
+    first_us: int | None = None          # start of the first window ever
+
+    pending: tuple[int, ...] = ()        # windows that late readings have touched
+
+    def as_json(self) -> dict[str, object]:
+        return {"arrival": self.arrival, "closed_us": self.closed_us, "first_us": self.first_us,
+                "pending": list(self.pending)}
+
+
+@dataclass
+class _Run:
+    """What this run has seen: when it began, and from when each meter's source has sent."""
+
+    start_us: int
+    since_us: Ints                       # shape (n_meters,), the first source time of the meter's source, or BEFORE
+    last_us: Ints                        # shape (n_meters,), latest source time of each meter
+    pending: dict[int, float] = field(default_factory=dict)     # window to revise -> wall time from which
+
+
+class _Session:
+    """Processing over one connection; ends with the database."""
+
+    def __init__(self, park: Park, dsn: str, clock: RunClock, estimator: Estimator, tell: OnState) -> None:
+        self.park, self._clock, self._tell, self._dsn = park, clock, tell, dsn
+        self._chain, self._table = Chain(park, estimator), estimator.table
+        self._length = round(park.park.window_s * 1e6)
+        self._lateness = round(park.park.lateness_s * 1e6)
+        self._reach = estimator.plan.reach_us()
+        self._source = np.unique([source_of(m) for m in park.meters], return_inverse=True)[1]
+        self._names = [source_of(m) for m in park.meters]
+        self._waited_for = np.array([
+            m.sampling == "periodic" and kind != Averaging.TICKET
+            for m, kind in zip(park.meters, self._table.averaging, strict=True)], dtype=np.bool_)
+        self._count = 0
+
+    def __enter__(self) -> _Session:
+        self._conn = connect(self._dsn, application="symbiosis process")
+        self._listener = ArrivalListener(self._dsn)
+        self._restore()
+        self._conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+        self._conn.close()
+
+    def _restore(self) -> None:
+        """Take up where the last run stopped."""
+        now = self._now_us()
+        n = len(self._table)
+        with self._conn.transaction():
+            self._version = store_park(self._conn, self.park)
+            results_store.close_orphans(self._conn, self.park, now)
+            kept = results_store.read_state(self._conn, "position")
+            self._runs: list[list[int]] = results_store.read_state(self._conn, "runs") or []
+            self._chain.restore(results_store.read_state(self._conn, "detectors") or {})
+        self._position = _Position(**kept) if kept else _Position()
+        self._runs = [*self._runs[-RUNS_KEPT:], [now, now]]
+        self._run = _Run(
+            now, np.full(n, BEFORE, dtype=np.int64), np.full(n, BEFORE, dtype=np.int64),
+            dict.fromkeys(self._position.pending, 0.0))
+        self._readings = Readings.of(n, [], [], [])
+        self._loaded_us: int | None = None       # source times before this are in `_readings`, as far as they came
+        self._newest_us = BEFORE
+        if self._position.closed_us is not None:
+            self._load(self._position.closed_us - self._reach, self._position.closed_us)
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set and everything that is complete is computed."""
+        while True:
+            self._take_in()
+            if self._close_next() or self._revise_next(at_once=stop.is_set()):
+                continue
+            if stop.is_set():
+                return
+            self._listener.wait(self._wait_s())
+
+    def _wait_s(self) -> float:
+        """How long nothing can become due without an arrival."""
+        due = [wall - time.monotonic() for wall in self._run.pending.values()]
+        window = self._next()
+        if window is not None:
+            due.append(self._clock.wall_seconds_until((window + self._length + self._lateness) / 1e6))
+        return min(LOOK_S, *(max(d, 0.01) for d in due)) if due else LOOK_S
+
+    def _now_us(self) -> int:
+        return round(self._clock.now() * 1e6)
+
+    # -- taking in ------------------------------------------------------------------------------------------------
+
+    def _take_in(self) -> None:
+        """Read what has arrived; note which closed windows it touches."""
+        with self._conn.transaction():
+            arrivals = arrivals_after(self._conn, self._position.arrival)
+            if arrivals:
+                self._position.arrival = arrivals[-1].id
+                self._newest_us = max(self._newest_us, *(a.end_us for a in arrivals))
+                self._take(arrivals)
+            self._load_ahead()
+
+    def _take(self, arrivals: list[Arrival]) -> None:
+        if self._position.closed_us is None:
+            first = min(a.start_us for a in arrivals)
+            if self._position.first_us is None or first < self._position.first_us:
+                self._position.first_us = first // self._length * self._length
+                self._loaded_us = None
+        for a in arrivals:
+            self._touch(a)
+        horizon = self._loaded_us
+        if horizon is None:
+            return
+        keep = self._kept_from()
+        for start, end in _joined((max(a.start_us, keep), min(a.end_us + 1, horizon)) for a in arrivals):
+            self._load(start, end)
+
+    def _load_ahead(self) -> None:
+        """Read on as far as is known to have come, but no more than is wanted soon."""
+        window = self._next()
+        if window is None:
+            return
+        start = self._kept_from() if self._loaded_us is None else self._loaded_us
+        end = min(self._newest_us + 1, window + (CHUNK + 1) * self._length)
+        if end > start:
+            self._load(start, end)
+            self._loaded_us = end
+
+    def _kept_from(self) -> int:
+        window = self._next()
+        return BEFORE // 2 if window is None else window - self._reach
+
+    def _load(self, start_us: int, end_us: int) -> None:
+        """Read an interval of source time into memory."""
+        if end_us <= start_us:
+            return
+        batch = read_window(self._conn, self._table.ids, max(start_us, 0), end_us)
+        fresh = Readings.of(len(self._table), batch.meter, batch.source_us, batch.value, qualities_of(batch.status))
+        self._readings = self._readings.joined(fresh)
+        self._run.last_us = np.maximum(self._run.last_us, fresh.last_time_us())
+        here = fresh.time_us >= self._run.start_us - self._length
+        first = np.full(self._source.max(initial=0) + 1, np.iinfo(np.int64).max)
+        np.minimum.at(first, self._source[fresh.meter[here]], fresh.time_us[here])
+        began = first[self._source]
+        unknown = (self._run.since_us == BEFORE) | (began < self._run.since_us)
+        self._run.since_us = np.where(unknown & (began < np.iinfo(np.int64).max), began, self._run.since_us)
+
+    def _touch(self, arrival: Arrival) -> None:
+        """Note the closed windows that an arrival changes: its own, and those that delays carry it to."""
+        closed, first = self._position.closed_us, self._position.first_us
+        if closed is None or first is None or arrival.start_us >= closed:
+            return
+        start = max(arrival.start_us // self._length * self._length, first)
+        end = min(arrival.end_us + self._delay_us() + 1, closed)
+        for window in range(start, end, self._length):
+            self._run.pending.setdefault(window, time.monotonic() + SETTLE_S)
+
+    def _delay_us(self) -> int:
+        return int(self._chain.estimator.plan.slots.shift_us.max(initial=0))
+
+    # -- closing --------------------------------------------------------------------------------------------------
+
+    def _next(self) -> int | None:
+        """Return the start of the next window; None before the first reading."""
+        return self._position.first_us if self._position.closed_us is None else self._position.closed_us
+
+    def _close_next(self) -> bool:
+        """Close the next window if it is due; return whether there was anything to do."""
+        window = self._next()
+        if window is None:
+            return False
+        if self._is_idle(window):
+            return self._pass_over(window)
+        excused, since = self._gaps(window)
+        closed_by = self._due(window + self._length, excused)
+        if closed_by is None:
+            return False
+        presence = self._presence(window, excused, since)
+        result = self._chain.run(self._readings, window, window + self._length, presence)
+        self._position.closed_us = window + self._length
+        self._commit(result, Stamp(closed_by, self._now_us(), 0, self._version))
+        self._readings = self._readings.between(window + self._length - self._reach, np.iinfo(np.int64).max)
+        return True
+
+    def _is_idle(self, window: int) -> bool:
+        """Whether a window lies before anything came in this run, and has nothing in it: then it is no window."""
+        end = window + self._length
+        began = self._run.since_us[self._run.since_us > BEFORE]
+        if began.size and end > began.min():
+            return False
+        inside = self._readings.time_us
+        return not ((inside >= window) & (inside < end)).any()
+
+    def _pass_over(self, window: int) -> bool:
+        """Go on to the next window with a reading; return whether there is one."""
+        later = self._readings.time_us[self._readings.time_us >= window]
+        if not later.size:
+            return False
+        self._position.closed_us = int(later.min()) // self._length * self._length
+        return True
+
+    def _due(self, end: int, excused: Bools) -> ClosedBy | None:
+        """Return why a window that ends at `end` is to be closed now; None: not yet."""
+        now = self._now_us()
+        if now < end:
+            return None
+        last, interval = self._run.last_us, self._table.interval_us
+        live = self._waited_for & ~excused & ~self._chain.silent & (last > BEFORE)
+        has_all = last + interval + (JITTER * interval).astype(np.int64) >= end
+        if live.any() and has_all[live].all():
+            return "complete"
+        if now < end + self._lateness:
+            return None
+        return "lateness" if self._sources_there(end, live) or now >= end + self._patience_us() else None
+
+    def _sources_there(self, end: int, live: Bools) -> bool:
+        """Whether every source has got as far as the window's end."""
+        newest = np.full(self._source.max(initial=0) + 1, BEFORE, dtype=np.int64)
+        np.maximum.at(newest, self._source, self._run.last_us + self._table.interval_us)
+        return bool((newest[self._source[live]] >= end).all())
+
+    def _patience_us(self) -> int:
+        """Run time that a whole source may lag: `lateness_s`, and the wall time of `PATIENCE_S` at this speed."""
+        now = time.time()
+        passes = self._clock.at(now + PATIENCE_S) - self._clock.at(now)
+        return max(self._lateness, round(passes * 1e6))
+
+    def _gaps(self, window: int) -> tuple[Bools, Ints]:
+        """Return whom a gap excuses at the window's end, and from when on silence counts for each meter [us]."""
+        end = window + self._length
+        since = self._run.since_us.copy()
+        excused = since == BEFORE
+        with self._conn.transaction():
+            gaps = results_store.gaps_since(self._conn, window - self._reach)
+        for gap in gaps:
+            struck = np.array([name == gap.source and gap.meter in (None, m) for name, m in zip(
+                self._names, self._table.ids, strict=True)], dtype=np.bool_)
+            if gap.ended_us is None or gap.ended_us >= end:
+                excused |= struck & (gap.started_us < end)
+            else:
+                since = np.where(struck, np.maximum(since, gap.ended_us), since)
+        return excused, since
+
+    def _presence(self, window: int, excused: Bools, since: Ints) -> Presence:
+        """Return who has sent what until the window's end."""
+        end = window + self._length
+        before = self._readings.between(window - self._reach, end).last_time_us()
+        inside = self._readings.between(window, end)
+        first = np.full(len(self._table), BEFORE, dtype=np.int64)
+        some = inside.start[1:] > inside.start[:-1]
+        first[some] = inside.time_us[inside.start[:-1][some]]
+        return Presence(before, first, since, excused, end, self._patience_us())
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
+    def _commit(self, result: WindowResult, stamp: Stamp) -> None:
+        """Write a window with the state that belongs to it, and tell."""
+        self._runs[-1][1] = max(self._runs[-1][1], stamp.computed_at_us)
+        self._count += 1
+        with self._conn.transaction():
+            results_store.write_window(self._conn, result, stamp)
+            self._position.pending = tuple(sorted(self._run.pending))
+            results_store.write_state(self._conn, "position", self._position.as_json())
+            results_store.write_state(self._conn, "runs", self._runs)
+            if stamp.closed_by != "revised":
+                results_store.write_state(self._conn, "detectors", self._chain.as_json())
+            if self._count % FORGET_EVERY == 0:
+                results_store.forget_arrivals(
+                    self._conn, self._position.arrival, stamp.computed_at_us - ARRIVALS_KEPT_US)
+        self._tell("window", {
+            "start": results_store.instant(result.start_us).isoformat(),
+            "end": results_store.instant(result.end_us).isoformat(),
+            "closed_by": stamp.closed_by, "revision": stamp.revision, "readings": result.readings,
+            "reconciled": sum(row.reconciled is not None for row in result.rows.flows),
+            "events": len(result.changes), "lag_s": (stamp.computed_at_us - result.end_us) / 1e6})
+
+    # -- late readings --------------------------------------------------------------------------------------------
+
+    def _revise_next(self, *, at_once: bool) -> bool:
+        """Compute again the earliest window that late readings have changed, if it is time."""
+        now = time.monotonic()
+        ready = [window for window, wall in self._run.pending.items() if at_once or wall <= now]
+        if not ready:
+            return False
+        window = min(ready)
+        del self._run.pending[window]
+        self._revise(window)
+        return True
+
+    def _revise(self, window: int) -> None:
+        end = window + self._length
+        with self._conn.transaction():
+            before = results_store.earlier(self._conn, window)
+            batch = read_window(self._conn, self._table.ids, window - self._reach, end)
+        readings = Readings.of(
+            len(self._table), batch.meter, batch.source_us, batch.value, qualities_of(batch.status))
+        result = self._chain.revise(readings, window, end, before.taken_out if before else ())
+        if before is not None:
+            agreed = tuple((flow, flow.exchange not in before.out_of_agreement) for flow, _ in result.exchanges)
+            result = replace(result, exchanges=agreed, taken_out=before.taken_out)
+        self._commit(result, Stamp(
+            "revised", self._now_us(), before.revision + 1 if before else 0, self._version))
+
+
+def _joined(spans: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return half-open spans with those that overlap or touch made one; empty ones left out."""
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(span for span in spans if span[1] > span[0]):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(joined[-1][1], end)
+        else:
+            joined.append((start, end))
+    return joined
