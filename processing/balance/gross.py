@@ -7,7 +7,7 @@ and their threshold (hypotheses.py), what shows only over many windows (sequenti
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -94,6 +94,8 @@ class Rules:
         Errors named in one window at most; None: as many as the balances can tell.
     bounds
         (low, high), each shape (n_streams,), or None.
+    threshold
+        What |z| must exceed; None: what keeps `alpha`.
     """
 
     alpha: float = 0.05
@@ -101,6 +103,7 @@ class Rules:
     never_suspect: Bools | None = None
     at_most: int | None = None
     bounds: tuple[Floats, Floats] | None = None
+    threshold: float | None = None
 
 
 def identify_gross_errors(
@@ -194,6 +197,7 @@ def find_gross_errors(
     bounds: Sequence[npt.ArrayLike] | None = None,
     never_suspect: npt.ArrayLike | None = None,
     at_most: int | None = None,
+    threshold: float | None = None,
 ) -> Found:
     """Name biased meters and leaking nodes in a reconciliation already made, linear or nonlinear.
 
@@ -204,6 +208,9 @@ def find_gross_errors(
         its constraints as linearised where it came to rest.
     alpha, hypotheses, bounds, never_suspect, at_most
         As in `identify_gross_errors`.
+    threshold
+        What |z| must exceed, instead of the one that keeps `alpha`, whose simulation takes longer than the search:
+        `Found.threshold` of an earlier window with the same meters, where constraints are linearised anew each time.
 
     Returns
     -------
@@ -223,6 +230,7 @@ def find_gross_errors(
     """
     n_streams = result.measured.shape[-1]
     rules = _rules(alpha, hypotheses, never_suspect, at_most, inputs.checked_bounds(bounds, n_streams), n_streams)
+    rules = replace(rules, threshold=threshold)
     table = _Table(result)
     for part in result.parts:
         table.search(part, rules)
@@ -276,7 +284,9 @@ class _Table:
             self.test[0][np.ix_(part.windows, errors.streams)] = magnitude[:, :biases]
             self.test[1][np.ix_(part.windows, errors.nodes)] = magnitude[:, biases:]
             self.statistic[part.windows] = magnitude.max(axis=1)
-            self.threshold[part.windows] = limit = errors.threshold(rules.alpha)
+            self.threshold[part.windows] = limit = (
+                errors.threshold(rules.alpha) if rules.threshold is None else rules.threshold
+            )
             search = _Search(errors, rules, limit)
             for k in np.flatnonzero(magnitude.max(axis=1) > limit):
                 self._write(int(part.windows[k]), search.run(scores[k], self.reconciled[part.windows[k]]), errors)

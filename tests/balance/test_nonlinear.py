@@ -20,12 +20,12 @@ def test_swartz_1989():
 
 
 def test_std_is_that_of_repeated_measurement():
-    """Linearised std against 2,000 simulated windows of a heat meter and its flow."""
+    """Linearised std against 800 simulated windows of a heat meter and its flow."""
     rng = np.random.default_rng(0)
     true, std = np.array([2.0, 3.0, 6.0]), np.array([0.02, 0.03, 0.05])
-    found = np.array([product(true + std * rng.standard_normal(3), std).reconciled for _ in range(2000)])
+    found = np.array([product(true + std * rng.standard_normal(3), std).reconciled for _ in range(800)])
     result = product(true, std)
-    np.testing.assert_allclose(found.std(axis=0), result.std, rtol=0.05)
+    np.testing.assert_allclose(found.std(axis=0), result.std, rtol=0.08)
 
 
 def product(measured, std, **more):
