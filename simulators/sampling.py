@@ -39,7 +39,7 @@ class Sampler:
     start
         Run time at which the plant begins [s since 1970 UTC].
     on_state
-        Told every state of the truth, in order.
+        Told every state of the truth after the first, in order.
 
     Attributes
     ----------
@@ -78,7 +78,6 @@ class Sampler:
         self._is_ticket = np.array([m.quantity == "mass_batch" for m in park.meters], dtype=np.bool_)
         self._validity = _validity(park.meters)
         self._on_state = on_state
-        on_state(self.truth.state)
 
     def run_to(self, time: float) -> None:
         """Step the plant to the run time `time` [s], one step of its grid after the other."""

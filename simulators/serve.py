@@ -34,6 +34,7 @@ from simulators.opcua_server import DEFAULT_PORT, OpcuaServer, Pending, Standard
 from simulators.record import SentFile, TruthFile, write_faults
 from simulators.sampling import Sampler
 from simulators.scenario import Scenario
+from simulators.state import State
 
 log = logging.getLogger(__name__)
 
@@ -115,12 +116,13 @@ class _Run:
         self.park = park
         self.clock = clock
         self.on_state = on_state
-        self.truth_file = TruthFile(truth, park)
         self._faults = faults
         self._armed = armed
         self._is_armed = False
         self._start = _start(clock)
-        self.sampler = Sampler(park, scenario, seed=seed, start=self._start, on_state=self.truth_file.add)
+        self.sampler = Sampler(park, scenario, seed=seed, start=self._start, on_state=self._note)
+        self.truth_file = TruthFile(truth, park)
+        self._note(self.sampler.truth.state)
         self._unserved = {
             "Sparkplug is not simulated yet": np.array([m.source.sparkplug is not None for m in park.meters], np.bool_),
             "the plant has no such value": self.sampler.unknown}
@@ -133,6 +135,9 @@ class _Run:
         self._recorded: list[FaultRecord] = []
         write_faults(faults, self._recorded)
         self._dropped_out = {s for f in scenario.faults if f.kind == "dropout" for s in f.all_subjects}
+
+    def _note(self, state: State) -> None:
+        self.truth_file.add(state)
 
     def say_unserved(self) -> None:
         """Say which meters stay silent, and why."""

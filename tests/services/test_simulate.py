@@ -319,6 +319,15 @@ async def test_a_host_that_is_not_here_stops_the_start(tmp_path: Path):
             pass
 
 
+async def test_a_fault_of_what_is_not_there_stops_the_start_before_anything_is_opened(tmp_path: Path):
+    scenario = Scenario.model_validate({"faults": [
+        {"id": "F", "kind": "dropout", "subject": "nobody", "after_s": 0, "duration_s": 1}]})
+    with pytest.raises(InputError, match="no meter 'nobody'"):
+        async with simulating(tmp_path, scenario=scenario):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_a_dropout_cannot_strike_one_meter_of_a_list(tmp_path: Path):
     park = park_of([meter(f"M{i}", source=over_mqtt("", "t", value=f"$[{i}]")) for i in range(2)])
     scenario = Scenario.model_validate({"faults": [
