@@ -10,6 +10,7 @@ path enters at `Estimator.estimate`.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,8 @@ from processing.meters import Bools, Floats, Ints, MeterArrays
 from processing.observation import Observation, Plan
 from processing.window import Means, Readings, Slots, average
 
+log = logging.getLogger(__name__)
+
 FIRST_TOLERANCE, TOLERANCE = 1e-2, 1e-7
 """Steps below these shares of the std end the search: the first estimate only says at which flow std are taken; the
 second's last step leaves balances open by about its square."""
@@ -30,6 +33,9 @@ ITERATIONS = 30
 VARIANCE_FLOOR = 0.1
 """VDI 2048: an adjustment's variance counts as at least a tenth of the meter's, so that meters which hardly anything
 checks are not accused by rounding."""
+
+BOUND_ROUNDS, LEAVES = 5, 1e-9
+"""Rounds in which variables are held at their bounds, and by how much of its typical size one must leave them."""
 
 REDUNDANT_FROM = 1e-6
 """A meter whose adjustment has less than this share of its variance is checked by nothing."""
@@ -164,6 +170,12 @@ class Estimator:
 
     def _reconcile(self, said: Observation, start: Floats, tolerance: float) -> NonlinearResult | None:
         """Reconcile the variables that equations hold; None where that has no answer."""
+        bound = self._bound
+        return self._solve(said, said.measured[bound], np.sqrt(said.variance[bound]), start, tolerance)
+
+    def _solve(
+        self, said: Observation, measured: Floats, std: Floats, start: Floats, tolerance: float
+    ) -> NonlinearResult | None:
         equations, bound = self.equations, self._bound
         if not bound.size:
             return None
@@ -178,13 +190,36 @@ class Estimator:
             x[bound] = part
             return equations.jacobian(linear, x)[:, bound]
 
-        low, high = self._limits
         try:
-            return reconcile_nonlinear(
-                residual, jacobian, said.measured[bound], np.sqrt(said.variance[bound]), start=start[bound],
-                bounds=(low[bound], high[bound]), tolerance=tolerance, max_iterations=ITERATIONS)
-        except BalanceError:
+            found = reconcile_nonlinear(
+                residual, jacobian, measured, std, start=start[bound], tolerance=tolerance, max_iterations=ITERATIONS)
+        except BalanceError as error:
+            log.debug("no reconciliation: %s", error)
             return None
+        return found if found.converged else None
+
+    def _within_limits(self, said: Observation, found: NonlinearResult, start: Floats) -> NonlinearResult:
+        """Hold what has left its bounds at them, and reconcile the rest; as found where that has no answer.
+
+        What was held stays held: a flow that would have to come back from its bound has moved by less than its std.
+        """
+        bound = self._bound
+        low, high = (limit[bound] for limit in self._limits)
+        measured, std = said.measured[bound].copy(), np.sqrt(said.variance[bound])
+        inside = found
+        for _ in range(BOUND_ROUNDS):
+            value = inside.reconciled
+            slack = LEAVES * np.maximum(abs(self.equations.scale[bound]), 1e-12)
+            below, above = value < low - slack, value > high + slack
+            if not (below | above).any():
+                break
+            measured[below], measured[above] = low[below], high[above]
+            std[below | above] = 0.0
+            again = self._solve(said, measured, std, start, TOLERANCE)
+            if again is None:
+                break
+            inside = again
+        return inside
 
     def _full(self, part: Floats, rest: Floats) -> Floats:
         full = rest.copy()
@@ -230,18 +265,18 @@ class Estimator:
         covariance = np.diag(np.where(equations.bound, np.nan, said.variance))
         residual = np.full(len(equations.linear), np.nan)
         throughput, test, dof = residual.copy(), np.nan, 0
-        converged = found is not None and found.converged or not bound.size
-        if found is not None and found.converged:
-            values[bound] = found.reconciled
-            covariance[np.ix_(bound, bound)] = found.covariance()
+        if found is not None:
+            inside = self._within_limits(said, found, expected)
+            values[bound] = inside.reconciled
+            covariance[np.ix_(bound, bound)] = found.covariance()       # before anything was held at a bound
             linear = equations.with_delays(said.delay_factor)
-            point = self._full(found.point, np.nan_to_num(values))
+            point = self._full(inside.point, np.nan_to_num(values))
             residual, throughput = equations.residual(linear, point), equations.throughput(linear, point)
             test, dof = float(found.global_test), int(found.degrees_of_freedom)
         return Estimate(
             *window_us, means, said, believed, values, covariance, self._status(said, believed), residual,
             throughput, self._statistics(said, believed, values, covariance), test, dof,
-            bool(converged), expected)
+            found is not None or not bound.size, expected)
 
     def _statistics(self, said: Observation, believed: Bools, values: Floats, covariance: Floats) -> Floats:
         """Measurement test of every slot: a meter in the balances against its adjustment, one outside against them."""

@@ -37,6 +37,8 @@ class Simulated:
         self._states: list[State] = []
         self.sampler = Sampler(
             park, scenario or Scenario(), seed=seed, start=start, on_state=lambda s: self._states.append(s))
+        if not self._states:
+            self._states.append(self.sampler.truth.state)
         self._ticks = Schedule(park.meters).ticks(start)
         self._tick = next(self._ticks)
         units = [conversion(m.unit) for m in park.meters]
