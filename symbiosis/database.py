@@ -206,10 +206,19 @@ def _rows_as_text(conn: psycopg.Connection, query: str) -> Generator[Sequence[st
     answer = cast("Generator[tuple[str | None, ...], None, None]", cursor.stream(query.encode(), size=_PAGE_ROWS))
     with closing(answer) as rows:
         first = next(rows, None)
+        if first is None:       # an answer without rows has not told its columns
+            yield _column_names(conn, query)
+            return
         yield [column.name for column in cursor.description or ()]
-        if first is not None:
-            yield first
-            yield from rows
+        yield first
+        yield from rows
+
+
+def _column_names(conn: psycopg.Connection, query: str) -> list[str]:
+    """Return the columns that the query would answer with."""
+    conn.pgconn.prepare(b"", query.encode())
+    described = conn.pgconn.describe_prepared(b"")
+    return [(described.fname(number) or b"").decode() for number in range(described.nfields)]
 
 
 def csv_line(fields: Iterable[str | None]) -> str:
