@@ -116,14 +116,14 @@ def test_help_imports_nothing_heavy():
 def test_kernels_are_cached_where_the_user_may_write(monkeypatch, tmp_path):
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    cli.place_numba_cache()
+    cli.prepare_numerics()
     assert "NUMBA_CACHE_DIR" not in os.environ                  # the package can be written to
     monkeypatch.setattr(os, "access", lambda *_: False)
-    cli.place_numba_cache()
+    cli.prepare_numerics()
     assert os.environ.pop("NUMBA_CACHE_DIR") == str(tmp_path / "symbiosis" / "numba")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    cli.place_numba_cache()
+    cli.prepare_numerics()
     assert Path(os.environ.pop("NUMBA_CACHE_DIR")).name.startswith("symbiosis-numba-")
 
 
