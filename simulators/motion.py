@@ -20,7 +20,7 @@ from park.errors import OperationError
 from simulators.delays import History, Lag, pipe_steps
 from simulators.desires import Desires
 from simulators.plant import Balance, Plant, Tank
-from simulators.projection import Problem, UnclosableError, project
+from simulators.projection import BoolArray, Problem, UnclosableError, project
 from simulators.state import RECEIVER, SENDER, FloatArray, State
 from simulators.steam import Point, Water
 
@@ -66,6 +66,12 @@ class Want:
     weight: FloatArray
     low: FloatArray
     high: FloatArray
+
+    def stopped(self, where: BoolArray) -> Want:
+        """Return the same with nothing carried `where` a stream is not in force."""
+        if not where.any():
+            return self
+        return Want(*(np.where(where, 0.0, given) for given in (self.desired, self.weight, self.low, self.high)))
 
 
 class Motion:
@@ -210,6 +216,7 @@ class Motion:
         size = np.maximum(np.abs(desired), FREE_FLOW_LEAST * np.abs(plant.flow))
         want = Want(desired, (FREE_FLOW * np.maximum(size, 1e-9)) ** 2,
                     np.minimum(plant.low, plant.flow), np.maximum(plant.high, plant.flow))
+        want = want.stopped(~plant.in_force(time))
         past = plant.kept * self._flow_lag.past(self._history, "mass")
         hold = self._hold(plant.mass, time, plant.mass.throughput(plant.flow[plant.mass.streams]), heat=False)
         return self._close(plant.mass, want, plant.kept * self._flow_lag.now, past, hold)
@@ -227,7 +234,7 @@ class Motion:
         now, past = self._arriving("heat", "enthalpy", mass, np.where(plant.is_power, 1.0, plant.kept))
         lost = desires.heat_loss(time) * self._fading(mass.sent + desired * plant.is_power)
         hold = self._hold(plant.energy, time, plant.energy.throughput(desired[plant.energy.streams]), heat=True)
-        want = Want(desired, spread**2, *plant.heat_bounds(mass.sent))
+        want = Want(desired, spread**2, *plant.heat_bounds(mass.sent)).stopped(plant.is_power & ~plant.in_force(time))
         return self._close(plant.energy, want, now, past - lost, hold)
 
     def _fading(self, flow: FloatArray) -> FloatArray:
@@ -273,10 +280,10 @@ class Motion:
         stirs = self._desires.tank_movement(time, heat)[nodes]
         for tank in self._plant.tanks:
             for k in np.flatnonzero(nodes == tank.node):
-                if tank.heat == heat:
+                if tank.heat == heat and not balance.one_way[k]:
                     desired[k], low[k], high[k] = self._steer(tank, passing[k], stirs[k])
                     spread[k] = FREE_TANK * passing[k]
-                else:                                   # a tank of mass whose energy is balanced: it is mixed
+                else:                   # what is only filled takes all; a tank of mass whose heat is balanced is mixed
                     desired[k], spread[k] = 0.0, MIXED * passing[k]
         return Hold(desired, np.maximum(spread, 1e-9) ** 2, low, high)
 
@@ -338,18 +345,13 @@ class Motion:
         return temperature, density
 
     def _point(self, side: int, j: int, enthalpy: float, pressure: float) -> Point:
-        """Return the state of water or steam, from its last one; that one where IAPWS-95 has none."""
+        """Return the state of water or steam of an enthalpy above the reference, from its last one."""
         plant, last = self._plant, self._points.get((side, j))
         absolute = enthalpy + plant.reference
         guess = float(plant.temperature[j]) if last is None else last.temperature
         if last is not None and last.slope > 0.0:
             guess += (absolute - last.enthalpy) / last.slope
-        try:
-            return self._water.with_enthalpy(absolute, pressure, plant.region[j], guess)
-        except ValueError:
-            if last is None:
-                raise
-            return last
+        return self._water.with_enthalpy(absolute, pressure, plant.region[j], guess)
 
     def _property(self, name: str, time: float, mass: Carried, components: Mapping[str, Carried]) -> FloatArray:
         """Return a quality property at both ends, shape (2, n_streams)."""

@@ -8,6 +8,7 @@ the rules of thumb for what a park leaves unsaid (`simulators.levels`).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,8 @@ from simulators.scenario_checks import properties_of
 from simulators.signals import draw
 from simulators.steam import Region, Water
 
+logger = logging.getLogger(__name__)
+
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
 BoolArray = npt.NDArray[np.bool_]
@@ -35,6 +38,7 @@ KELVIN = 273.15
 GIVEN, GUESSED = 0.01, 0.5      # of a flow: how far closing the balances may move what is given, what is guessed
 GIVEN_K, GUESSED_K = 0.5, 20.0  # [K] the same for temperatures
 GIVEN_X, GUESSED_X = 0.02, 0.2  # of 1: the same for mass fractions
+FILLS = 1e3                     # of all flows: how freely a tank takes up that nothing leaves
 LEAST = 0.02                    # of the park's typical flow: what a stream of which nothing is said carries at least
 EMPTY_SCALE = 1.0               # [kg/s, kW] typical flow of a park that gives no flow at all
 HOURS_OF_HOLDING = 2.0          # [h] of its throughput: how much a tank of which nothing is said holds
@@ -62,6 +66,12 @@ class Balance:
     leaves: FloatArray
     arrives: FloatArray
     holders: IntArray
+
+    @property
+    def one_way(self) -> BoolArray:
+        """Which holders are only filled, or only emptied, shape (k,)."""
+        leaving, arriving = self.leaves[self.holders].sum(axis=1), self.arrives[self.holders].sum(axis=1)
+        return np.asarray(leaving * arriving == 0.0, dtype=np.bool_)
 
     def matrix(self, now: FloatArray) -> FloatArray:
         """Return the constraints, shape (m, n + k); `now` is how much of what is sent arrives at once, shape (n,)."""
@@ -154,9 +164,21 @@ class Plant:
         self.heat_loss = np.array([self._drawn(s, "heat_loss_kw", 0.0) for s in streams])
         self.dryness = np.array([min(self._drawn(s, "dryness", 1.0), 1.0) for s in streams])
         self.density = np.array([self._drawn(s, "density_kg_m3", DENSITY.get(s.carrier, np.nan)) for s in streams])
+        self._since, self._until = np.array([self._validity(s) for s in streams], dtype=float).reshape(-1, 2).T
         self.flow_delay = np.array([s.flow_delay_s for s in streams])
         self.property_delay = np.array([0.0 if s.pipe_volume_m3 else s.property_delay_s for s in streams])
         self.pipe_volume = np.array([s.pipe_volume_m3 or 0.0 for s in streams])
+
+    def _validity(self, stream: Stream) -> tuple[float, float]:
+        """Return from when until when [s] a stream and the nodes at its ends are in force."""
+        ends = [self.park.node[end] for end in (stream.from_node, stream.to_node) if end in self.park.node]
+        since = [e.valid_from.timestamp() for e in (stream, *ends) if e.valid_from is not None]
+        until = [e.valid_to.timestamp() for e in (stream, *ends) if e.valid_to is not None]
+        return max(since, default=-np.inf), min(until, default=np.inf)
+
+    def in_force(self, time: float) -> BoolArray:
+        """Return which streams are in force at run time `time` [s], shape (n_streams,); the others do not flow."""
+        return np.asarray((self._since <= time) & (time < self._until), dtype=np.bool_)
 
     def _drawn(self, stream: Stream, name: str, default: float) -> float:
         """Return a declared value with this run's draw within its uncertainty; never negative."""
@@ -192,15 +214,26 @@ class Plant:
 
     def _balance(self, quantity: str, carries: BoolArray, closures: Sequence[float], heat: bool) -> Balance:
         """Return the balances of a quantity; energy and components leave out what touches none of their nodes."""
-        nodes = np.array([i for i, n in enumerate(self.park.nodes) if quantity in n.conserves], dtype=np.intp)
+        declared = np.array([i for i, n in enumerate(self.park.nodes) if quantity in n.conserves], dtype=np.intp)
+        stores = {node for node, is_heat in self._inventories() if is_heat <= heat}
+        nodes = self._through(quantity, declared, carries, stores)
         leaves = (self.sender[None, :] == nodes[:, None]) & carries
         arrives = (self.receiver[None, :] == nodes[:, None]) & carries
         touching = carries if quantity == "mass" else (leaves | arrives).any(axis=0)
         streams = np.flatnonzero(touching)
-        stores = {node for node, is_heat in self._inventories() if is_heat <= heat}
         holders = [row for row, i in enumerate(nodes) if i in stores or closures[i] > 0.0]
         return Balance(nodes, streams, leaves[:, streams].astype(float), arrives[:, streams].astype(float),
                        np.array(holders, dtype=np.intp))
+
+    def _through(self, quantity: str, nodes: IntArray, carries: BoolArray, stores: set[int]) -> IntArray:
+        """Return the nodes through which something can flow; say which are left open because nothing can."""
+        leaving, arriving = np.isin(nodes, self.sender[carries]), np.isin(nodes, self.receiver[carries])
+        kept = (leaving & arriving) | np.isin(nodes, list(stores)) | ~(leaving | arriving)
+        for i in nodes[~kept]:
+            way = "no stream brings it there" if i in self.sender[carries] else "no stream takes it away"
+            logger.warning("the balance of %s of node %s is left open: %s", quantity, self.park.nodes[i].id, way)
+        through: IntArray = nodes[kept]
+        return through
 
     def _inventories(self) -> list[tuple[int, bool]]:
         """Return the tanks: node, and whether what it stores is heat."""
@@ -239,10 +272,12 @@ class Plant:
     ) -> FloatArray:
         """Close a balance at rest; where the least flows leave no room, with 0 for them, then without bounds."""
         held = np.zeros(len(balance.holders))
+        fills = np.where(balance.one_way, np.inf, 0.0)          # what is only filled cannot be at rest
+        freely = np.where(balance.one_way, float((spread**2).sum()) * FILLS**2, 0.0)
         matrix, rhs = balance.matrix(now), balance.rhs(past)
         problem = Problem(
-            np.concatenate([desired, held]), np.concatenate([spread**2, held]), matrix, rhs,
-            np.concatenate([bounds[0], held]), np.concatenate([np.maximum(bounds[1], bounds[0]), held]))
+            np.concatenate([desired, held]), np.concatenate([spread**2, freely]), matrix, rhs,
+            np.concatenate([bounds[0], -fills]), np.concatenate([np.maximum(bounds[1], bounds[0]), fills]))
         within = project_within(problem)
         if within is None:
             zero = np.minimum(problem.low, 0.0)
@@ -285,6 +320,8 @@ class Plant:
             if pressure_guessed and not self.guessed[j]:
                 self.pressure[j] = min(self.pressure[j], water.saturation_pressure(min(max(t - 20.0, 300.0), 600.0)))
             self.temperature[j] = max(t, water.saturation_temperature(self.pressure[j]) + 5.0)
+            if self.guessed[j] and self.flow[j] > 0.0:
+                self.temperature[j] += min(self.heat_loss[j] / (2.0 * self.flow[j]), 200.0)     # dry to the end
         else:
             if pressure_guessed and not self.guessed[j]:
                 self.pressure[j] = water.saturation_pressure(min(t, 600.0))
@@ -307,6 +344,7 @@ class Plant:
                                     soft[columns], (low[columns], high[columns]))
         moving = self.has_enthalpy & (self.flow != 0.0)
         enthalpy[moving] = heat[moving] / self.flow[moving]
+        self._warn_of_phases(enthalpy, moving)
         heat[~self.is_energy] = np.nan
         return heat, enthalpy
 
@@ -315,6 +353,14 @@ class Plant:
         ends = np.stack([flow * self.least_enthalpy, flow * self.most_enthalpy])
         low, high = ends.min(axis=0), ends.max(axis=0)
         return np.where(self.is_power, self.low, low), np.where(self.is_power, self.high, high)
+
+    def _warn_of_phases(self, enthalpy: FloatArray, moving: BoolArray) -> None:
+        """Say which streams the energy balances leave no temperature of their phase: a heat stream is missing there."""
+        slack = 1e-6 * (1.0 + np.abs(np.nan_to_num(enthalpy)))
+        outside = moving & ((enthalpy < self.least_enthalpy - slack) | (enthalpy > self.most_enthalpy + slack))
+        if outside.any():
+            names = ", ".join(self.park.streams[j].id for j in np.flatnonzero(outside))
+            logger.warning("energy balances leave streams %s no temperature of their phase: is heat lost there?", names)
 
     @cached_property
     def node_enthalpy(self) -> FloatArray:

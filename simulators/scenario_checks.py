@@ -60,11 +60,13 @@ def _unknown(path: tuple[str | int, ...], what: str, name: str, known: Collectio
 
 
 def _unknown_names(scenario: Scenario, park: Park) -> Iterator[Mistake]:
-    """Find streams and tanks that the park has not."""
+    """Find streams, tanks and meters that the park has not."""
     for stream in scenario.streams:
         yield from _unknown(("streams", stream), "stream", stream, park.stream)
     for tank in scenario.tanks:
         yield from _unknown(("tanks", tank), "tank (a node whose inventory is metered)", tank, park.tanks)
+    for meter in scenario.resolution:
+        yield from _unknown(("resolution", meter), "meter", meter, park.meter)
 
 
 def _unknown_profiles(scenario: Scenario, park: Park) -> Iterator[Mistake]:

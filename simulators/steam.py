@@ -59,16 +59,23 @@ class Water:
         """
         if region == "saturated":
             return self._flash(enthalpy, pressure)
+        try:
+            return self._newton(enthalpy, pressure, region, guess) or self._flash(enthalpy, pressure)
+        except ValueError:          # CoolProp's, of a state that is far from the region
+            return self._flash(enthalpy, pressure)
+
+    def _newton(self, enthalpy: float, pressure: float, region: Region, guess: float) -> Point | None:
+        """Return the state of an enthalpy within a region; None if that does not come to rest."""
         temperature = guess
         for _ in range(NEWTON_STEPS):
             if not FREEZING - 10.0 < temperature < HOTTEST:
-                break
+                return None
             point = self.at(temperature, pressure, region)
             step = (enthalpy - point.enthalpy) / point.slope
             temperature += step
             if abs(step) < ACCURATE:
                 return Point(temperature, enthalpy, point.density, point.slope)
-        return self._flash(enthalpy, pressure)
+        return None
 
     def saturated(self, pressure: float, dryness: float) -> Point:
         """Return the state of wet steam of a `dryness` (fraction of vapour by mass) at `pressure` [Pa]."""
@@ -102,9 +109,13 @@ class Water:
         return self.at(boiling + SUPERHEAT, pressure, region).enthalpy, self.at(HOTTEST, pressure, region).enthalpy
 
     def _flash(self, enthalpy: float, pressure: float) -> Point:
-        """Return the state of an enthalpy in whatever phase it has."""
+        """Return the state of an enthalpy in whatever phase it has; the coldest or hottest where it has none."""
         state = self._states["saturated"]
-        state.update(self._library.HmassP_INPUTS, enthalpy * 1e3, pressure)
+        try:
+            state.update(self._library.HmassP_INPUTS, enthalpy * 1e3, pressure)
+        except ValueError:
+            cold, hot = self.at(FREEZING, pressure, "liquid"), self.at(HOTTEST, pressure, "vapour")
+            return cold if enthalpy < 0.5 * (cold.enthalpy + hot.enthalpy) else hot
         return Point(state.T(), enthalpy, state.rhomass(), 0.0)
 
 

@@ -196,7 +196,8 @@ class _Batch:
     def __init__(self, meter: Meter, state: State, total: Reading) -> None:
         self._interval, self._total = meter.interval_s, total
         flow = total(state, _flows(state))
-        self._number, begun = divmod(state.time + 1e-6, meter.interval_s)
+        self._number = (state.time + 1e-6) // meter.interval_s
+        begun = max(state.time - self._number * meter.interval_s, 0.0)
         self._before = -flow * begun                # the total at the last instant: as if it had always flowed so
         self.mass = flow * meter.interval_s
 
