@@ -4,8 +4,9 @@ asyncua's client gives the services; its reconnecting, its subscriptions and its
 tags that fail once, keep one Publish outstanding, go on for ever after an error, and drop in silence what cannot be
 parsed. Instead each attempt has a client of its own, and the register of tags (`opcua.tags`) is the truth.
 
-The way of a value: `_fetch` awaits a publish response, `opcua.values` turns it into rows, `Batches.put` takes them (and
-waits while memory is full), and only then the notification is acknowledged and the next one asked for.
+The way of a value: `_fetch` awaits a publish response, `opcua.decode` reads it, `opcua.values` turns it into rows,
+`Batches.put` takes them (and waits while memory is full), and only then the notification is acknowledged and the next
+one asked for.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from typing import Any
 from asyncua import Client, ua
 from asyncua.client.ua_session import UaSession
 from asyncua.common.shortcuts import Shortcuts
-from asyncua.ua.uaerrors import UaError, UaStatusCodeError, UaStructParsingError
+from asyncua.ua.uaerrors import BadTooManyPublishRequests, UaError, UaStatusCodeError, UaStructParsingError
 
 from collector.backoff import Backoff
 from collector.batches import Batches, Chunk, Interruption, Rows
 from collector.opcua import tags as asked
+from collector.opcua.decode import Published, published
 from collector.opcua.tags import Tag
 from collector.opcua.values import Values
 from collector.register import opcua_source
@@ -64,10 +66,16 @@ class SubscriptionEndedError(ConnectionError):
 
 
 class _Session(UaSession):
-    """A session whose publishing is asked for by `OpcuaSource`, not by a loop of asyncua."""
+    """A session whose publishing is asked for by `OpcuaSource`, not by a loop of asyncua, and read by `decode`."""
 
     def ensure_publish_loop(self) -> None:
         """Start no loop."""
+
+    async def published(self, acknowledge: list[ua.SubscriptionAcknowledgement]) -> Published:
+        """Ask for what is published, acknowledge what came before, and return the answer, however long it takes."""
+        request = ua.PublishRequest()
+        request.Parameters.SubscriptionAcknowledgements = acknowledge
+        return published(bytes(await self._send_request(request, timeout=0)))
 
 
 def _new_client(url: str) -> Client:
@@ -79,6 +87,13 @@ def _new_client(url: str) -> Client:
     client.uaclient.session = _Session(client.uaclient)
     client.nodes = Shortcuts(client.uaclient.session)
     return client
+
+
+def _session_of(client: Client) -> _Session:
+    """Return the session that `_new_client` gave it."""
+    session = client.uaclient.session
+    assert isinstance(session, _Session)
+    return session
 
 
 @dataclass
@@ -96,13 +111,13 @@ class _Subscription:
 class _Publish:
     """A publish request on its way, and when it was sent [monotonic s]."""
 
-    answer: asyncio.Task[ua.PublishResponse]
+    answer: asyncio.Task[Published]
     asked_at: float
 
     @classmethod
-    def ask(cls, session: UaSession, acknowledge: list[ua.SubscriptionAcknowledgement]) -> _Publish:
+    def ask(cls, session: _Session, acknowledge: list[ua.SubscriptionAcknowledgement]) -> _Publish:
         """Send a request that acknowledges these notifications."""
-        return cls(asyncio.create_task(session.publish(acknowledge)), time.monotonic())
+        return cls(asyncio.create_task(session.published(acknowledge)), time.monotonic())
 
 
 @dataclass(frozen=True)
@@ -285,7 +300,7 @@ class OpcuaSource:
 
     async def _collect(self, client: Client, subscription: _Subscription) -> None:
         """Fetch until the server fails; beside it, try refused tags again."""
-        fetching = asyncio.create_task(self._fetch(client.uaclient.session, subscription))
+        fetching = asyncio.create_task(self._fetch(_session_of(client), subscription))
         retrying = asyncio.create_task(self._retry_refused(client, subscription))
         try:
             await asyncio.wait({fetching, retrying}, return_when=asyncio.FIRST_EXCEPTION)
@@ -295,7 +310,7 @@ class OpcuaSource:
         finally:
             await _cancel([fetching, retrying])
 
-    async def _fetch(self, session: UaSession, subscription: _Subscription) -> None:
+    async def _fetch(self, session: _Session, subscription: _Subscription) -> None:
         """Keep publish requests at the server, and take in what they bring, in order."""
         requests = deque(_Publish.ask(session, []) for _ in range(PUBLISHES))
         asked_at = requests[0].asked_at
@@ -305,7 +320,13 @@ class OpcuaSource:
                 if request.asked_at - asked_at > max(asked.HELD_S, subscription.silent_s):
                     self._interrupted("the server waited longer to be asked than its queues hold")
                 asked_at = request.asked_at
-                acknowledge = await self._answer(request, subscription)
+                try:
+                    acknowledge = await self._answer(request, subscription)
+                except BadTooManyPublishRequests:
+                    if len(requests) == 1:
+                        raise
+                    requests.popleft()          # the server holds fewer: one less from now on
+                    continue
                 requests.popleft()
                 requests.append(_Publish.ask(session, acknowledge))
         finally:
@@ -315,36 +336,29 @@ class OpcuaSource:
         """Await the answer to a publish request and take it in; return what to acknowledge."""
         try:
             async with asyncio.timeout(subscription.silent_s):
-                response = await request.answer
+                answer = await request.answer
         except TimeoutError:
             raise ServerSilentError(f"neither data nor keep-alive in {subscription.silent_s:g} s") from None
         except UaStructParsingError as error:
             self._unreadable(error)
             return []
-        return await self._take_in(response, subscription)
+        return await self._take_in(answer, subscription)
 
-    async def _take_in(
-        self, response: ua.PublishResponse, subscription: _Subscription
-    ) -> list[ua.SubscriptionAcknowledgement]:
+    async def _take_in(self, answer: Published, subscription: _Subscription) -> list[ua.SubscriptionAcknowledgement]:
         """Hand on the readings of one publish response; return what to acknowledge."""
-        response.ResponseHeader.ServiceResult.check()
-        published = response.Parameters
-        message = published.NotificationMessage
-        if published.SubscriptionId != subscription.id or not message.NotificationData:
+        ua.StatusCode(ua.UInt32(answer.result)).check()
+        if answer.subscription != subscription.id or not answer.has_data:
             return []           # a keep-alive: its sequence number is that of the next message
-        if subscription.next_sequence not in (None, message.SequenceNumber):
+        if subscription.next_sequence not in (None, answer.sequence):
             self._interrupted(f"notification {subscription.next_sequence} did not come")
-        subscription.next_sequence = message.SequenceNumber % 0xFFFFFFFF + 1        # part 4, 7.25: 0 is left out
+        subscription.next_sequence = answer.sequence % 0xFFFFFFFF + 1        # part 4, 7.25: 0 is left out
         rows = Rows()
-        received_us = micros_of_seconds(self._clock.now())
-        for notification in message.NotificationData:
-            if isinstance(notification, ua.StatusChangeNotification):
-                raise SubscriptionEndedError(f"the server ended the subscription: {notification.Status.name}")
-            if isinstance(notification, ua.DataChangeNotification) and self._values.read(
-                    notification.MonitoredItems, received_us, rows):
-                self._interrupted("the server's queue overflowed")
+        if self._values.read(answer.items, micros_of_seconds(self._clock.now()), rows):
+            self._interrupted("the server's queue overflowed")
         await self._batches.put(Chunk(self.endpoint.source, rows))
-        return [ua.SubscriptionAcknowledgement(subscription.id, message.SequenceNumber)]
+        if answer.ended is not None:
+            raise SubscriptionEndedError(f"the server ended the subscription: {answer.ended}")
+        return [ua.SubscriptionAcknowledgement(subscription.id, ua.Counter(answer.sequence))]
 
     def _unreadable(self, error: BaseException) -> None:
         """Note that the readings of a notification are missing, which asyncua cannot parse and has dropped."""

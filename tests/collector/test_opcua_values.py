@@ -9,6 +9,7 @@ import pytest
 from asyncua import ua
 
 from collector.batches import Rows
+from collector.opcua.decode import item_of
 from collector.opcua.values import Values
 from collector.rejections import Rejections
 from collector.times import micros
@@ -22,7 +23,7 @@ START = at(0)
 
 def item(value, code=0, time=START, server=None, handle=5):
     data = ua.DataValue(ua.Variant(value), ua.StatusCode(ua.UInt32(code)), time, server)
-    return ua.MonitoredItemNotification(ClientHandle=handle, Value=data)
+    return item_of(ua.MonitoredItemNotification(ClientHandle=handle, Value=data))
 
 
 def values():

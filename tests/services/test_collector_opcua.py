@@ -7,6 +7,9 @@ import time
 
 import pytest
 from asyncua import ua
+from asyncua.common.utils import ServiceError
+from asyncua.server.subscription_service import SubscriptionService
+from asyncua.server.uaprocessor import UaProcessor
 
 from collector.opcua import client, tags
 from park.clock import REAL_TIME, RunClock
@@ -89,6 +92,33 @@ async def test_more_tags_than_one_call_takes_are_asked_for_in_batches(opcua_serv
         for name in names:
             await server.push(name, 1.0, at(0))
         await until_stored(postgres_dsn, 250)
+
+
+async def test_a_server_that_holds_one_publish_request_is_asked_for_one(opcua_server, postgres_dsn, monkeypatch):
+    monkeypatch.setattr(UaProcessor, "publish_request_limit", lambda _self, _subscriptions: 1)
+    server = await opcua_server(["FT1"])
+    async with collecting(park_of(opcua(server.url, "FT1")), postgres_dsn) as running:
+        for tick in range(5):
+            await server.push("FT1", 1.0, at(tick))
+            await until_stored(postgres_dsn, tick + 1)
+    assert [state for state, _ in running.said if state == "waiting"] == []
+
+
+async def test_a_server_that_takes_few_items_a_call_is_asked_in_smaller_calls(opcua_server, postgres_dsn, monkeypatch):
+    create = SubscriptionService.create_monitored_items
+
+    async def few(self, params):
+        if len(params.ItemsToCreate) > 30:
+            raise ServiceError(ua.StatusCodes.BadTooManyOperations)
+        return await create(self, params)
+
+    monkeypatch.setattr(SubscriptionService, "create_monitored_items", few)
+    names = [f"FT{k}" for k in range(130)]
+    server = await opcua_server(names)
+    async with collecting(park_of(*(opcua(server.url, name) for name in names)), postgres_dsn):
+        for name in names:
+            await server.push(name, 1.0, at(0))
+        await until_stored(postgres_dsn, 130)
 
 
 async def test_values_that_are_no_readings_are_counted_and_stop_nothing(opcua_server, postgres_dsn, caplog):
