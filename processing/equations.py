@@ -138,7 +138,7 @@ class Equations:
     @property
     def bound(self) -> Bools:
         """Whether any equation holds each variable, shape (n_variables,)."""
-        held: Bools = self.linear.any(axis=0)
+        held: Bools = np.asarray(self.linear.any(axis=0))
         held[self.product_first] = True
         held[self.product_second] = True
         return held

@@ -19,16 +19,18 @@ from park.model import Park
 from processing.balance import BalanceError, NonlinearResult, classify, reconcile_nonlinear
 from processing.equations import NONE, End, Equations
 from processing.meters import Bools, Floats, Ints, MeterArrays
-from processing.observation import Observation, Plan
+from processing.observation import Observation
+from processing.placement import plan_of
 from processing.window import Means, Readings, Slots, average
 
 log = logging.getLogger(__name__)
 
-FIRST_TOLERANCE, TOLERANCE = 1e-2, 1e-7
-"""Steps below these shares of the std end the search: the first estimate only says at which flow std are taken; the
-second's last step leaves balances open by about its square."""
+TOLERANCE = 1e-7
+"""Steps below this share of the std end the search; the last one leaves balances open by about its square."""
 
-ITERATIONS = 30
+FIRST_ITERATIONS, ITERATIONS = 2, 30
+"""Linearisations at most. The first estimate only says at which flow std are taken, and two bring it within a small
+part of them; where it is worse, weights are a little less than best, and nothing else."""
 
 VARIANCE_FLOOR = 0.1
 """VDI 2048: an adjustment's variance counts as at least a tenth of the meter's, so that meters which hardly anything
@@ -118,7 +120,7 @@ class Estimator:
         self.park = park
         self.table = MeterArrays.of(park)
         self.equations = Equations.of(park)
-        self.plan = Plan.of(park, self.table, self.equations)
+        self.plan = plan_of(park, self.table, self.equations)
         self._bound: Ints = np.flatnonzero(self.equations.bound)
         self._limits = _limits(park, self.equations)
         self._statuses: dict[bytes, Status] = {}
@@ -154,10 +156,12 @@ class Estimator:
         out = np.zeros(len(self.table), dtype=np.bool_) if taken_out is None else taken_out
         believed = ~out[self.plan.slots.meter] & ~np.isnan(means.value)
         first = self.plan.observe(means, believed)
-        rough = self._reconcile(first, self._start(first), FIRST_TOLERANCE)
-        at = self._start(first) if rough is None else self._full(rough.point, self._start(first))
+        start = self._start(first)
+        rough = self._reconcile(first, start, FIRST_ITERATIONS)
+        at = start if rough is None else self._full(rough.point, start)
         second = self.plan.observe(means, believed, at)
-        found = self._reconcile(second, at, TOLERANCE)
+        found = self._reconcile(second, at, ITERATIONS)
+        found = found if found is not None and found.converged else None
         return self._estimate((start_us, end_us), means, believed, second, found, at)
 
     def warm_up(self) -> None:
@@ -168,13 +172,13 @@ class Estimator:
 
     # -- reconciliation -------------------------------------------------------------------------------------------
 
-    def _reconcile(self, said: Observation, start: Floats, tolerance: float) -> NonlinearResult | None:
+    def _reconcile(self, said: Observation, start: Floats, iterations: int) -> NonlinearResult | None:
         """Reconcile the variables that equations hold; None where that has no answer."""
         bound = self._bound
-        return self._solve(said, said.measured[bound], np.sqrt(said.variance[bound]), start, tolerance)
+        return self._solve(said, said.measured[bound], np.sqrt(said.variance[bound]), start, iterations)
 
     def _solve(
-        self, said: Observation, measured: Floats, std: Floats, start: Floats, tolerance: float
+        self, said: Observation, measured: Floats, std: Floats, start: Floats, iterations: int
     ) -> NonlinearResult | None:
         equations, bound = self.equations, self._bound
         if not bound.size:
@@ -191,12 +195,11 @@ class Estimator:
             return equations.jacobian(linear, x)[:, bound]
 
         try:
-            found = reconcile_nonlinear(
-                residual, jacobian, measured, std, start=start[bound], tolerance=tolerance, max_iterations=ITERATIONS)
+            return reconcile_nonlinear(
+                residual, jacobian, measured, std, start=start[bound], tolerance=TOLERANCE, max_iterations=iterations)
         except BalanceError as error:
             log.debug("no reconciliation: %s", error)
             return None
-        return found if found.converged else None
 
     def _within_limits(self, said: Observation, found: NonlinearResult, start: Floats) -> NonlinearResult:
         """Hold what has left its bounds at them, and reconcile the rest; as found where that has no answer.
@@ -215,8 +218,8 @@ class Estimator:
                 break
             measured[below], measured[above] = low[below], high[above]
             std[below | above] = 0.0
-            again = self._solve(said, measured, std, start, TOLERANCE)
-            if again is None:
+            again = self._solve(said, measured, std, self._full(inside.point, start), ITERATIONS)
+            if again is None or not again.converged:
                 break
             inside = again
         return inside
@@ -321,12 +324,9 @@ class Estimator:
 
 
 def _limits(park: Park, equations: Equations) -> tuple[Floats, Floats]:
-    """Bounds of every variable: flows as the park says, fractions within 0 and 1."""
+    """Bounds of every variable: flows as the park says; a fraction that noise lifts above 1 hurts nobody."""
     low, high = np.full(equations.n_variables, -np.inf), np.full(equations.n_variables, np.inf)
     for s, stream in enumerate(park.streams):
         for variable in equations.flow[s]:
             low[variable], high[variable] = stream.bounds_si
-    for block in equations.component.values():
-        inside = block[block != NONE]
-        low[inside], high[inside] = 0.0, 1.0
     return low, high

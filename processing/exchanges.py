@@ -153,9 +153,9 @@ class _Settled:
         ends = [self._party(side, estimate, seen) for side in ("sender", "receiver")]
         reconciled = self._reconciled(estimate, seen)
         difference = self._difference(estimate, seen)
-        columns = [part for value, variance in (*ends, reconciled) for part in (_none(value), _u95(variance))]
         return ExchangeFlow(
-            self._exchange.id, UNITS[self._exchange.settles], *columns,
+            self._exchange.id, UNITS[self._exchange.settles],
+            *_with_u95(ends[0]), *_with_u95(ends[1]), *_with_u95(reconciled),
             _none(difference[0]), _none(float(np.sqrt(difference[1]))))
 
     def _above_reference(self, estimate: Estimate) -> float:
@@ -180,7 +180,7 @@ class _Settled:
         return _mean(np.append(read, value), np.append(spread, variance))
 
     def _per_unit(self, totals: list[int], seen: Observation) -> Floats:
-        """What turns a total's variable (kg/s, kW) into what is settled."""
+        """Return what turns a total's variable (kg/s, kW) into what is settled."""
         slope: Floats = seen.slope[totals] if self._exchange.settles == "volume" else np.ones(len(totals))
         return slope
 
@@ -329,5 +329,6 @@ def _none(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _u95(variance: float) -> float | None:
-    return None if np.isnan(variance) else U95 * float(np.sqrt(max(variance, 0.0)))
+def _with_u95(amount: Amount) -> tuple[float | None, float | None]:
+    value, variance = amount
+    return _none(value), None if np.isnan(variance) else U95 * float(np.sqrt(max(variance, 0.0)))

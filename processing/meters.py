@@ -190,7 +190,7 @@ def _hold_s(meter: Meter) -> float:
 
 
 def _fixed_u95(meter: Meter) -> float:
-    """The terms of u95 that do not depend on the reading, in the meter's unit."""
+    """Return the terms of u95 that do not depend on the reading, in the meter's unit."""
     return meter.u95(0.0)
 
 

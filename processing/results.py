@@ -121,7 +121,7 @@ class Reporter:
         expected = reading + (target - said.slot_value[:n]) / slope
         columns = (reading.tolist(), _nones(expected), _nones(estimate.statistic[:n]), suspects.tolist())
         table = zip(self._plan.table.ids, self._units, *columns, strict=True)
-        return tuple(MeterRow(*row) for row in table if not np.isnan(row[2]))
+        return tuple(MeterRow(*row) for row in table if row[2] == row[2])
 
 
 def flow_values(estimate: Estimate, flow: Ints, enthalpy: Ints) -> tuple[Floats, Floats]:
@@ -206,7 +206,7 @@ class _FlowTable:
     def _slots(self, points: Ints) -> list[int]:
         """Return the meters that read a flow at these points."""
         direct, meters = self._plan.direct, len(self._plan.table)
-        return direct.slot[np.isin(direct.point, points) & (direct.slot < meters)].tolist()
+        return [int(slot) for slot in direct.slot[np.isin(direct.point, points) & (direct.slot < meters)]]
 
     def rows(self, estimate: Estimate, seen: Observation) -> tuple[FlowRow, ...]:
         """Return the rows of one window."""
@@ -220,7 +220,7 @@ class _FlowTable:
         return tuple(FlowRow(*head, *row) for head, *row in zip(self._heads, *columns, strict=True))
 
     def _measured(self, f: Values, h: Values, seen: Observation) -> Floats:
-        """What the usable meters say: flow, or flow times enthalpy combined with heat meters of the stream."""
+        """Return what the usable meters say: flow, or flow times enthalpy combined with heat meters of the stream."""
         value, variance = _times(self._enthalpy, f.value, f.variance, h.value, h.variance)
         if not self._sum_row.size:
             return value
@@ -385,4 +385,4 @@ def _window_unit(meter: Meter) -> str:
 
 def _nones(values: Floats) -> list[float | None]:
     """Turn an array into a list with None for NaN."""
-    return [None if v != v else v for v in values.tolist()]      # noqa: PLR0124
+    return [None if v != v else v for v in values.tolist()]

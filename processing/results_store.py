@@ -189,7 +189,8 @@ def read_state(conn: psycopg.Connection, key: str) -> Any:
 def write_state(conn: psycopg.Connection, key: str, value: object) -> None:
     """Store a value under a key of `processing_state`."""
     conn.execute(
-        "insert into processing_state (key, value) values (%s, %s) on conflict (key) do update set value = excluded.value",
+        "insert into processing_state (key, value) values (%s, %s) "
+        "on conflict (key) do update set value = excluded.value",
         [key, Jsonb(value, dumps=lambda v: json.dumps(v, separators=(",", ":")))])
 
 

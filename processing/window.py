@@ -233,7 +233,7 @@ def average(readings: Readings, table: MeterArrays, slots: Slots, start_us: int,
     )
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _mean(
     start: Ints, time: Ints, value: Floats, quality: Qualities, meter: Ints, limits: Ints, modulus: Floats
 ) -> Floats:
@@ -259,7 +259,7 @@ def _mean(
     return out
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _held(
     start: Ints, time: Ints, value: Floats, quality: Qualities, meter: Ints, limits: Ints, modulus: Floats
 ) -> Floats:
@@ -291,7 +291,7 @@ def _held(
     return out
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _ends(start: Ints, time: Ints, quality: Qualities, meter: int, limits: Ints) -> tuple[int, int, int]:
     """Return the last usable reading before the window, the last in it (-1: none), and how many are in it."""
     first, last = start[meter], start[meter + 1]
@@ -313,7 +313,7 @@ def _ends(start: Ints, time: Ints, quality: Qualities, meter: int, limits: Ints)
     return before, at, used
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _counted(
     start: Ints, time: Ints, value: Floats, quality: Qualities, meter: Ints, limits: Ints, modulus: Floats
 ) -> Floats:
@@ -334,7 +334,7 @@ def _counted(
     return out
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _changed(
     start: Ints, time: Ints, value: Floats, quality: Qualities, meter: Ints, limits: Ints, modulus: Floats
 ) -> Floats:

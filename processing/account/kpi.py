@@ -263,9 +263,9 @@ def _stored_means(conn: psycopg.Connection, park: Park, since: datetime | None) 
     start = datetime(1970, 1, 1, tzinfo=UTC) if since is None else since
     flows = {(stream, side, quantity): (value, std) for stream, side, quantity, value, std
              in conn.execute(_FLOWS, [start])}
-    exchanges = dict(conn.execute(_EXCHANGES, [start]).fetchall())
+    exchanges: dict[str, float] = dict(conn.execute(_EXCHANGES, [start]).fetchall())
     thermometers = {m.id: m for m in park.meters if m.property_name == "temperature" and len(m.signed_streams) == 1}
-    read = dict(conn.execute(_METERS, [list(thermometers), start]).fetchall())
+    read: dict[str, float] = dict(conn.execute(_METERS, [list(thermometers), start]).fetchall())
     temperatures: dict[str, float] = {}
     for side in ("receiver", "sender"):
         for name, value in read.items():

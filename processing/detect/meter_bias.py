@@ -207,10 +207,10 @@ class BiasedMeters:
         shared = -np.nan_to_num(estimate.covariance[variable[meter], variable])
         size = judged.std * np.sqrt(judged.spread)
         with np.errstate(invalid="ignore"):
-            pattern = np.nan_to_num(shared / (size * size[meter]))
+            pattern = np.asarray(np.nan_to_num(shared / (size * size[meter])))
         pattern[~estimate.believed[:n] | (self._plan.slot_variable[:n] == NONE)] = 0.0
         pattern[meter] = 1.0
-        return pattern
+        return np.asarray(pattern)
 
     def _opened(
         self, meter: int, by_change: bool, statistic: float, limit: float, pattern: Floats, judged: Judged,

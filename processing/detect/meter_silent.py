@@ -80,7 +80,7 @@ class SilentMeters:
         reference = np.maximum(heard, now.end_us - now.patience_us)
         stale = self._table.stale_us
         silent = (stale > 0) & ~now.excused & (reference - base > stale)
-        changes: list[Change] = [self._opened(m, base, reference) for m in np.flatnonzero(silent & ~self.flagged)]
+        changes: list[Change] = [self._opened(int(m), base, reference) for m in np.flatnonzero(silent & ~self.flagged)]
         back = self.flagged & (now.first_us > BEFORE)
         changes += [Closed(KIND, self._table.ids[m], int(now.first_us[m])) for m in np.flatnonzero(back)]
         self.flagged = (self.flagged | silent) & ~back

@@ -78,7 +78,11 @@ class _Memory:
 
     def octave(self) -> _Octave:
         """Return what is known of values like the present one."""
-        return self.octaves.setdefault(math.frexp(self.value)[1], _Octave())
+        exponent = math.frexp(self.value)[1]
+        known = self.octaves.get(exponent)
+        if known is None:
+            known = self.octaves[exponent] = _Octave()
+        return known
 
 
 class StuckMeters:
