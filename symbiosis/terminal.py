@@ -103,7 +103,7 @@ class PlainScreen:
         if self._told.get(event.event) == ended:
             return
         if event.event not in self._told:
-            self.note(f"event {event.kind} {event.subject} since {event.started_at:%H:%M:%S}Z: {event.message}")
+            self.note(f"event {event.kind} since {event.started_at:%H:%M:%S}Z: {_told(event)}")
         if event.ended_at is not None:
             self.note(f"event {event.kind} {event.subject} ended at {event.ended_at:%H:%M:%S}Z")
         self._told[event.event] = ended
@@ -308,7 +308,7 @@ def page(rows: Sequence[ExchangeRow], room: int, now: float) -> tuple[list[Excha
     if space <= 0:
         return first, len(rows) - len(first)
     pages = -(-len(rest) // space)
-    at = int(now / PAGE_EVERY_S) % pages * space
+    at = min(int(now / PAGE_EVERY_S) % pages * space, len(rest) - space)
     second = rest[at:at + space]
     return first + second, len(rows) - len(first) - len(second)
 
@@ -351,7 +351,8 @@ def _draw_nodes(rows: Sequence[NodeRow], height: int) -> RenderableType:
         u95 = None if row.std is None else 1.96 * row.std
         digits = decimals(u95, row.imbalance)
         style = "bold red" if row.ratio > 1.0 else None
-        table.add_row(row.node, _number(row.imbalance, digits), _number(u95, digits), row.unit, style=style)
+        name = row.node if row.quantity == "mass" else f"{row.node} {row.quantity}"
+        table.add_row(name, _number(row.imbalance, digits), _number(u95, digits), row.unit, style=style)
     return table
 
 
@@ -366,12 +367,17 @@ def _draw_events(rows: Sequence[EventRow], height: int) -> RenderableType:
     for row in lasting[: max(1, height - 1)]:
         until = f"{row.ended_at:%H:%M:%S}" if row.ended_at else "lasts"
         table.add_row(
-            f"{row.started_at:%H:%M:%S}", until, row.kind, f"{row.subject}: {row.message}",
+            f"{row.started_at:%H:%M:%S}", until, row.kind, _told(row),
             style="bold red" if row.ended_at is None else None,
         )
     if not rows:
         table.add_row("", "", "none yet", "")
     return table
+
+
+def _told(row: EventRow) -> str:
+    """Return what an event is about and says; a message may name its subject already."""
+    return row.message if row.subject in row.message else f"{row.subject}: {row.message}"
 
 
 def _table(width: int | None) -> Table:

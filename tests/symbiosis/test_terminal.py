@@ -134,8 +134,7 @@ def test_plain_lines_tell_each_event_once_when_it_begins_and_once_when_it_ends(c
         screen.show(look)
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(" ", 1)[1].split(":")[0] for line in lines] == [
-        "event volume_mismatch X07 since 23", "event volume_mismatch X07 ended at 23",
-        "event volume_mismatch X07 since 23",
+        "event volume_mismatch since 23", "event volume_mismatch X07 ended at 23", "event volume_mismatch since 23",
     ]
 
 
