@@ -28,7 +28,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from park.model import Meter, Park, Stream
+from park.model import Meter, Node, Park, Stream
 from park.units import Dimension, dimension
 from processing.meters import Bools, Floats, Ints
 
@@ -170,6 +170,13 @@ class Equations:
         return size
 
 
+def carries(stream: Stream, quantity: str) -> bool:
+    """Whether a stream brings or takes a conserved quantity: mass, energy or a component."""
+    if quantity == "energy":
+        return stream.has_enthalpy or not stream.carries_mass
+    return stream.carries_mass
+
+
 def property_delay_s(stream: Stream) -> float:
     """Return how long temperature and composition take from end to end [s], a pipe's volume aside.
 
@@ -295,6 +302,8 @@ class _Builder:
         """Add the balances that a node keeps."""
         node = self.park.node[self.park.nodes[n].id]
         for quantity in dict.fromkeys(node.conserves):
+            if not self._goes_through(node, quantity):
+                continue
             row = self._row()
             terms = [
                 self._term(row, s, quantity, end)
@@ -306,6 +315,18 @@ class _Builder:
             stored = self._stored(n, row, quantity, scale)
             closure = self._closure(n, row, quantity)
             self.nodes.append(NodeRow(row, n, quantity, stored, closure))
+
+    def _goes_through(self, node: Node, quantity: str) -> bool:
+        """Whether something can flow through: where streams only bring or only take, the rest is not in the park."""
+        carriers = [stream for stream in self.park.streams if carries(stream, quantity)]
+        brings = any(stream.to_node == node.id for stream in carriers)
+        takes = any(stream.from_node == node.id for stream in carriers)
+        return (brings and takes) or ((brings or takes) and self._holds(node, quantity))
+
+    def _holds(self, node: Node, quantity: str) -> bool:
+        """Whether the node is a tank of the quantity; a store of heat alone holds up no mass."""
+        holds = {dimension(m.unit) for m in self.park.meters if m.quantity == "inventory" and m.node == node.id}
+        return bool(holds) and (quantity == "energy" or holds != {Dimension.ENERGY})
 
     def _term(self, row: int, s: int, quantity: str, end: End) -> float:
         """Add what a stream brings (receiver) or takes (sender), and return its typical size; 0 where it has none."""
@@ -330,9 +351,8 @@ class _Builder:
     def _stored(self, n: int, row: int, quantity: str, scale: float) -> int:
         """Add what a tank holds up; of energy and components it is not metered, and the row tells it alone."""
         node = self.park.nodes[n]
-        holds = {dimension(m.unit) for m in self.park.meters if m.quantity == "inventory" and m.node == node.id}
-        if not holds or (holds == {Dimension.ENERGY} and quantity != "energy"):
-            return NONE                                    # a store of heat alone holds up no mass
+        if not self._holds(node, quantity):
+            return NONE
         stored = self._variable(f"{node.id} {quantity} stored", "kW" if quantity == "energy" else "kg/s", 0.1 * scale)
         self.entries.append((row, stored, -1.0))
         self.stored[n, quantity] = stored

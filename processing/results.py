@@ -16,7 +16,7 @@ import numpy as np
 
 from park.model import Meter, Park, Stream
 from park.units import si_unit
-from processing.equations import NONE, End, Equations
+from processing.equations import NONE, End, Equations, carries
 from processing.estimate import Estimate, Estimator
 from processing.meters import Bools, Floats, Ints, Variances
 from processing.observation import Observation, Plan, Values, combine
@@ -327,10 +327,9 @@ class _NodeTable:
 def _terms(park: Park, node: str, quantity: str) -> Iterable[tuple[int, End, float]]:
     """Yield the streams in a balance of a node, with end and sign."""
     for s, stream in enumerate(park.streams):
-        carries = stream.carries_mass if quantity != "energy" else stream.has_enthalpy or not stream.carries_mass
-        if carries and stream.to_node == node:
+        if carries(stream, quantity) and stream.to_node == node:
             yield s, End.RECEIVER, 1.0
-        if carries and stream.from_node == node:
+        if carries(stream, quantity) and stream.from_node == node:
             yield s, End.SENDER, -1.0
 
 

@@ -146,10 +146,13 @@ class BiasedMeters:
         scale = np.sqrt(np.where(checked, np.maximum(spread, VARIANCE_FLOOR * own), np.nan))
         expected = (offsets[:n] - base[at]) / scale
         statistic = estimate.statistic[:n]
-        return Judged(statistic, statistic - expected, std[:n], np.where(checked, spread / own, np.nan))
+        return Judged(statistic, statistic - expected, std[:n],
+                      spread / np.where(checked, own, np.nan))
 
     def step(self, estimate: Estimate, doubtful: Bools) -> list[Change]:
         """Judge a window; meters in `doubtful` (shape (n_meters,)) are being judged by another detector."""
+        if not len(self._meters):
+            return []
         judged = self.judge(estimate)
         self._recent = np.vstack([self._recent[1:], judged.innovation])
         self._beyond = np.vstack([self._beyond[1:], judged.statistic])
