@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -145,9 +146,23 @@ def _cell(column: str, cell: str) -> object:
 
 
 def _flow(cell: str, brackets: str) -> object:
-    """Return the list or mapping that a cell holds; the cell itself where it holds none."""
-    document = parse(cell if cell[0] == brackets[0] else f"{brackets[0]}{cell}{brackets[1]}", "")
+    """Return the list or mapping that a cell holds; the cell itself where it holds none.
+
+    Without brackets, entries may be separated by semicolons or spaces too, so that a cell needs no quotes.
+    """
+    if cell[0] == brackets[0]:
+        text = cell
+    else:
+        tight = re.sub(r"\s*:\s*", ":", cell)
+        entries = re.split(r"\s*[;,]\s*" if re.search("[;,]", tight) else r"\s+", tight)
+        text = brackets[0] + ", ".join(_spaced(entry) for entry in entries if entry) + brackets[1]
+    document = parse(text, "")
     return cell if document.faults else document.data
+
+
+def _spaced(entry: str) -> str:
+    """Return ``S30:1`` as YAML wants it: ``S30: 1``."""
+    return re.sub(r":(?=[-+.0-9][^:]*$)", ": ", entry)
 
 
 def _nested(flat: dict[str, object]) -> dict[str, object]:
