@@ -17,7 +17,7 @@ from itertools import starmap
 import numpy as np
 import numpy.typing as npt
 
-from park.model import WATER_DENSITY, Park, Stream
+from park.model import WATER_DENSITY, Node, Park, Stream
 from park.units import Dimension, dimension, to_si, to_si_difference
 from simulators.levels import Level, flow_guess, level, unit_dimension
 from simulators.projection import Problem, UnclosableError, project, project_within
@@ -171,9 +171,10 @@ class Plant:
 
     def _validity(self, stream: Stream) -> tuple[float, float]:
         """Return from when until when [s] a stream and the nodes at its ends are in force."""
-        ends = [self.park.node[end] for end in (stream.from_node, stream.to_node) if end in self.park.node]
-        since = [e.valid_from.timestamp() for e in (stream, *ends) if e.valid_from is not None]
-        until = [e.valid_to.timestamp() for e in (stream, *ends) if e.valid_to is not None]
+        nodes = (self.park.node[end] for end in (stream.from_node, stream.to_node) if end in self.park.node)
+        needed: list[Stream | Node] = [stream, *nodes]
+        since = [e.valid_from.timestamp() for e in needed if e.valid_from is not None]
+        until = [e.valid_to.timestamp() for e in needed if e.valid_to is not None]
         return max(since, default=-np.inf), min(until, default=np.inf)
 
     def in_force(self, time: float) -> BoolArray:
