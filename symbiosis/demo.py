@@ -71,7 +71,7 @@ def demo(options: DemoOptions) -> int:
 @contextmanager
 def _data_folder(options: DemoOptions) -> Iterator[HeldFolder]:
     """Provide the folder of the run, held and guarded."""
-    temporary = options.data is None and options.speed != 1.0
+    temporary = is_temporary(options)
     root = temporary_root() if temporary else (options.data or default_data_folder()).absolute()
     with ExitStack() as stack:
         if temporary:
@@ -82,6 +82,11 @@ def _data_folder(options: DemoOptions) -> Iterator[HeldFolder]:
         if options.fresh:
             folder.clear()
         yield folder
+
+
+def is_temporary(options: DemoOptions) -> bool:
+    """Whether the data of a run go with it."""
+    return options.data is None and options.speed != 1.0
 
 
 class _Demo:
@@ -95,6 +100,7 @@ class _Demo:
         self.files = folder.new_run(datetime.now(UTC))
         self.run: RunFile | None = None
         self.began = time()
+        self.temporary = is_temporary(options)
 
     async def conduct(self) -> int:
         """Start, run for the time asked, stop in order, report; return the exit code."""
@@ -114,6 +120,8 @@ class _Demo:
             self.screen.note("stopping: what was sent is still stored and reconciled (once more Ctrl-C: at once)")
         interrupted = interrupts.came.is_set()
         await self.machine.stop_services(SERVICES, IN_HASTE_S if interrupted else AT_LEISURE_S)
+        if not self.temporary:
+            self.screen.note(f"the data are in {self.folder.root}")
         whole = await self._report() if armed and self.options.report is not None else True
         if interrupted:
             return INTERRUPTED

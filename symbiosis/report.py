@@ -77,7 +77,7 @@ def make_report(park: Park, run: RunFile) -> Report:
             **_delivery_part(delivery),
             **_window_part(query(conn, WINDOWS, since=run.clock.start), run.clock, park.park.lateness_s),
             **_event_part(_read_events(conn, run.clock), read_faults(Path(run.faults)), park),
-            "kpi": _kpi(conn, park),
+            "kpi": _kpi(conn, park, run.clock),
             **_accuracy_part(conn, park, run, delivery),
             "run": _run_part(delivery, run),
         }
@@ -221,11 +221,11 @@ def _main(accuracy: Accuracy, suffix: str) -> dict[str, Any]:
     return {f"{name}{suffix}": value for name, value in figures.items()} | {f"accuracy_rows{suffix}": rows}
 
 
-def _kpi(conn: psycopg.Connection, park: Park) -> dict[str, Any]:
+def _kpi(conn: psycopg.Connection, park: Park, clock: RunClock) -> dict[str, Any]:
     """Return the year table at the rate of the run, from reconciled flows."""
     from processing.account.kpi import year_table
 
-    return dict(year_table(conn, park))
+    return dict(year_table(conn, park, since=datetime.fromtimestamp(clock.start, UTC)))
 
 
 def _run_part(delivery: Delivery, run: RunFile) -> dict[str, Any]:

@@ -176,9 +176,12 @@ class LiveScreen:
             self._known.look = look
 
     def close(self) -> None:
-        """Leave the alternate screen and print the notes."""
+        """Leave the alternate screen; print what was reached, and the notes."""
         self._live.stop()
         with self._lock:
+            look, clock = self._known.look, self._known.clock
+            if look.window is not None and clock is not None:
+                sys.stderr.write(_summary(look, Pace.of(look, clock, time.time())) + "\n")
             for note in self._known.notes:
                 sys.stderr.write(note + "\n")
             self._known.notes.clear()

@@ -78,8 +78,7 @@ def _store(conn, version: int) -> None:
 
 
 @pytest.fixture
-def made(run, monkeypatch):
-    monkeypatch.setattr(reports, "_kpi", lambda *_: {})
+def made(run):
     return reports.make_report(small_park(), run)
 
 
@@ -120,8 +119,7 @@ def test_each_fault_is_answered_by_its_event_or_said_to_be_unanswered(made):
     assert len(made.document["events"]) == 3
 
 
-def test_an_event_long_before_or_after_a_fault_answers_nothing(run, monkeypatch):
-    monkeypatch.setattr(reports, "_kpi", lambda *_: {})
+def test_an_event_long_before_or_after_a_fault_answers_nothing(run):
     with connect(run.dsn) as conn:
         conn.execute("update event set started_at = %s where kind = 'meter_bias'", [at(120)])
         conn.execute("update event set started_at = %s where kind = 'volume_mismatch'", [at(5)])
@@ -130,8 +128,7 @@ def test_an_event_long_before_or_after_a_fault_answers_nothing(run, monkeypatch)
     assert len(document["events_unexpected"]) == 3
 
 
-def test_a_reading_that_is_gone_is_lost_and_one_in_a_marked_gap_is_not(run, monkeypatch):
-    monkeypatch.setattr(reports, "_kpi", lambda *_: {})
+def test_a_reading_that_is_gone_is_lost_and_one_in_a_marked_gap_is_not(run):
     with connect(run.dsn) as conn:
         conn.execute("delete from reading where meter = 'b.T'")
     made = reports.make_report(small_park(), run)
@@ -147,8 +144,7 @@ def test_a_reading_that_is_gone_is_lost_and_one_in_a_marked_gap_is_not(run, monk
     }]
 
 
-def test_readings_of_an_earlier_run_in_the_same_store_are_none_of_this_one(run, monkeypatch):
-    monkeypatch.setattr(reports, "_kpi", lambda *_: {})
+def test_readings_of_an_earlier_run_in_the_same_store_are_none_of_this_one(run):
     with connect(run.dsn) as conn:
         conn.execute("insert into reading values ('a.F', %s, %s, 1.0, 0)", [at(-100), at(-99)])
         conn.execute("insert into reading_conflict (meter, source_time, received_at, status, stored_status) "
