@@ -107,17 +107,25 @@ class GuardedChild:
         self.command = command
         self._messages = b""
         self._exit_status: int | None = None
-        self._guard = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_GUARD), Path(command.argv[0]).name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            start_new_session=True,     # a Ctrl-C in the terminal reaches the program alone
-            pass_fds=tuple(command.keep_open),
-        )
-        self._send_order()
-        answer = self._receive(_GUARD_ANSWERS_S)
+        try:
+            with command.log.open("ab") as log:
+                self._guard = subprocess.Popen(
+                    [sys.executable, "-I", "-S", str(_GUARD), Path(command.argv[0]).name],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    cwd="/",
+                    start_new_session=True,     # a Ctrl-C in the terminal reaches the program alone
+                    pass_fds=tuple(command.keep_open),
+                )
+        except OSError as error:
+            raise NotStartedError(f"{Path(command.argv[0]).name} did not start: {error}") from error
+        try:
+            self._send_order()
+            answer = self._receive(_GUARD_ANSWERS_S)
+        except BaseException:
+            self._close()
+            raise
         if answer is None or "pid" not in answer:
             self._close()
             reason = answer.get("failed", "the guard ended") if answer else "the guard did not answer"
@@ -178,10 +186,12 @@ class GuardedChild:
         """Return the guard's next message, {} when the guard is gone, None when there is none yet."""
         assert self._guard.stdout is not None
         descriptor = self._guard.stdout.fileno()
+        readable = select.poll()        # unlike select(2), for descriptors above 1,023 too
+        readable.register(descriptor, select.POLLIN)
         deadline = time.monotonic() + wait_s
         while b"\n" not in self._messages:
             left = max(0.0, deadline - time.monotonic())
-            if not select.select([descriptor], [], [], left)[0]:
+            if not readable.poll(left * 1000.0):
                 return None
             chunk = os.read(descriptor, 4096)
             if not chunk:

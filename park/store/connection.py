@@ -10,7 +10,14 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from park.errors import StoreError
 
-CONNECT_TIMEOUT_S = 10
+# A peer that is gone without a word is noticed after half a minute, not after the two hours of TCP's defaults.
+_DEFAULTS = {
+    "connect_timeout": "10",            # s
+    "keepalives_idle": "15",            # s
+    "keepalives_interval": "5",         # s
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",        # ms
+}
 
 
 def connect(dsn: str, *, autocommit: bool = False, application: str = "symbiosis") -> psycopg.Connection:
@@ -32,12 +39,9 @@ def connect(dsn: str, *, autocommit: bool = False, application: str = "symbiosis
     """
     try:
         given = conninfo_to_dict(dsn)
-        complete = make_conninfo(
-            dsn,
-            connect_timeout=given.get("connect_timeout") or CONNECT_TIMEOUT_S,
-            application_name=given.get("application_name") or application,
-            options=f"{given.get('options') or ''} -c TimeZone=UTC".strip(),
-        )
+        settings = {**_DEFAULTS, "application_name": application, **given}
+        settings["options"] = f"{given.get('options') or ''} -c TimeZone=UTC".strip()
+        complete = make_conninfo("", **settings)
         return psycopg.connect(complete, autocommit=autocommit)
     except psycopg.Error as error:
         reason = str(error).strip().splitlines()

@@ -238,7 +238,7 @@ class EmbeddedPostgres:
         _keep_log_short(self.log)
         socket_folder = self._socket_folder = _make_socket_folder(self._socket_folder)
         _give_to(identity, socket_folder)
-        settings = {**self._settings, "unix_socket_directories": str(socket_folder)}
+        settings = {**self._settings, "unix_socket_directories": f'"{socket_folder}"'}      # a list, hence quoted
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         try:
             self._child = self._run(
@@ -253,13 +253,17 @@ class EmbeddedPostgres:
     def _await_ready(self, child: GuardedChild, socket_folder: Path) -> None:
         """Wait until the server accepts connections; make the database at its first start."""
         deadline = time.monotonic() + _START_LIMIT_S
+        reason = ""
         while time.monotonic() < deadline:
             if child.exit_status(_READY_POLL_S) is not None:
                 raise self._failure("PostgreSQL did not start")
-            with contextlib.suppress(psycopg.OperationalError):
+            try:
                 _ensure_database(socket_folder)
+            except psycopg.OperationalError as error:       # not yet
+                reason = str(error).strip()
+            else:
                 return
-        raise self._failure(f"PostgreSQL does not answer after {_START_LIMIT_S:.0f} s")
+        raise self._failure(f"PostgreSQL does not answer after {_START_LIMIT_S:.0f} s: {reason}")
 
     def _run(self, argv: list[str], identity: Identity, remove: Path | None = None) -> GuardedChild:
         """Run one of the binaries as a guarded child that holds the lock."""
@@ -412,7 +416,7 @@ def _make_socket_folder(earlier: Path | None) -> Path:
             return earlier
     room = _SOCKET_PATH_LIMIT - len(_SOCKET_NAME) - len(_SOCKET_PREFIX) - len("/") * 2 - 8
     for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"):
-        if len(os.fsencode(parent)) <= room:
+        if len(os.fsencode(parent)) <= room and "," not in parent:      # a comma separates hosts in a DSN
             with contextlib.suppress(OSError):
                 return Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX, dir=parent))
     raise StoreError("no writable folder with a short path for the database's socket (hint: set TMPDIR)")

@@ -43,6 +43,12 @@ time.sleep(1000)
 """
 
 
+def namespaces_can_be_made() -> bool:
+    """Whether this machine lets this user make user namespaces; many containers don't."""
+    program = "import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare(0x10000000) != 0)"
+    return subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
 def command(folder: Path, *argv: str, **changes: object) -> ServerCommand:
     return ServerCommand(argv=argv, log=folder / "log", cwd=folder, env={"HOME": "/"}, **changes)  # type: ignore[arg-type]
 
@@ -142,6 +148,12 @@ def test_folder_that_is_not_there(tmp_path: Path) -> None:
         GuardedChild(ServerCommand(argv=["/bin/true"], log=tmp_path / "log", cwd=tmp_path / "none", env={}))
 
 
+def test_log_that_cannot_be_written(tmp_path: Path) -> None:
+    order = ServerCommand(argv=["/bin/true"], log=tmp_path / "none" / "log", cwd=tmp_path, env={})
+    with pytest.raises(NotStartedError, match=r"true did not start: .*No such file"):
+        GuardedChild(order)
+
+
 def test_file_that_it_needs_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(NotStartedError, match=r"cannot open .*none: No such file"):
         GuardedChild(command(tmp_path, "/bin/true", needs=[tmp_path / "none"]))
@@ -156,6 +168,7 @@ def test_an_interrupt_of_the_terminal_does_not_reach_it(tmp_path: Path) -> None:
     assert child.stop() == -signal.SIGTERM
 
 
+@pytest.mark.skipif(not namespaces_can_be_made(), reason="user namespaces are barred on this machine")
 def test_a_namespace_shows_another_user_and_changes_nothing_outside(tmp_path: Path) -> None:
     script = "id -u; id -g; touch made; grep CapEff /proc/self/status"
     child = GuardedChild(command(tmp_path, "/bin/sh", "-c", script, identity=Identity("namespace", 7, 8)))
