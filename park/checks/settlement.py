@@ -249,6 +249,17 @@ def check_for_limits_that_leave_nothing(draft: Draft) -> Iterator[Fault]:
                 )
 
 
+def check_for_limits_without_a_stream(draft: Draft) -> Iterator[Fault]:
+    """Find a quality limit of an exchange that is a share of a total, through which nothing flows."""
+    for item in draft.exchanges:
+        if item.entry.agreement.quality and not item.entry.signed_streams and item.sound("stream", "streams"):
+            yield item.key_fault(
+                ("agreement", "quality"),
+                "has no place here: the exchange has no stream of its own",
+                "put it into the exchange of the stream",
+            )
+
+
 def check_for_empty_or_double_settle_on(draft: Draft) -> Iterator[Fault]:
     """Find a list of what to settle on that is empty or repeats itself."""
     for item in draft.exchanges:
