@@ -37,7 +37,7 @@ Allocations = list[tuple[Item[Exchange], Path, Allocation]]
 
 def check_for_exchanges_without_one_place(draft: Draft) -> Iterator[Fault]:
     """Find an exchange of nothing, or of both a stream and a set of streams."""
-    shared = {exchange for _, _, allocation in _allocations(draft) for exchange in allocation.by}
+    shared = _shared(draft)
     for item in draft.exchanges:
         exchange = item.entry
         if not item.sound("stream", "streams", "allocate", ("agreement", "allocate")):
@@ -251,8 +251,11 @@ def check_for_limits_that_leave_nothing(draft: Draft) -> Iterator[Fault]:
 
 def check_for_limits_without_a_stream(draft: Draft) -> Iterator[Fault]:
     """Find a quality limit of an exchange that is a share of a total, through which nothing flows."""
+    shared = _shared(draft)
     for item in draft.exchanges:
-        if item.entry.agreement.quality and not item.entry.signed_streams and item.sound("stream", "streams"):
+        is_share = item.entry.allocation is not None or item.entry.id in shared
+        without = is_share and not item.entry.signed_streams and item.sound("stream", "streams")
+        if without and item.entry.agreement.quality:
             yield item.key_fault(
                 ("agreement", "quality"),
                 "has no place here: the exchange has no stream of its own",
@@ -352,6 +355,11 @@ def _meters_of_another_unit(
                 f"must be comparable with {meter.subject}, which measures it in {meter.entry.unit}, got {unit!r}",
                 "use units of one kind for both",
             )
+
+
+def _shared(draft: Draft) -> frozenset[str]:
+    """Return the exchanges that get a share of a total."""
+    return frozenset(exchange for _, _, allocation in _allocations(draft) for exchange in allocation.by)
 
 
 def _allocations(draft: Draft) -> Allocations:
