@@ -12,7 +12,7 @@ from park.quality import qualities_of
 from park.units import conversion
 from processing.meters import Floats
 from processing.window import Readings
-from simulators.instruments import Schedule
+from simulators.instruments import Schedule, Tick
 from simulators.sampling import Sampler
 from simulators.scenario import Scenario
 from simulators.truth import State
@@ -40,7 +40,7 @@ class Simulated:
         if not self._states:
             self._states.append(self.sampler.truth.state)
         self._ticks = Schedule(park.meters).ticks(start)
-        self._tick = next(self._ticks)
+        self._tick = next(self._ticks, Tick(2**62, np.zeros(0, dtype=np.intp)))
         units = [conversion(m.unit) for m in park.meters]
         self._scale, self._offset = np.array([u.scale for u in units]), np.array([u.offset for u in units])
         self.readings = Readings.of(len(park.meters), [], [], [])
@@ -63,7 +63,7 @@ class Simulated:
             time.append(np.full(len(found.index), found.time_us))
             value.append(found.values * self._scale[found.index] + self._offset[found.index])
             status.append(found.statuses)
-            self._tick = next(self._ticks)
+            self._tick = next(self._ticks, Tick(2**62, np.zeros(0, dtype=np.intp)))
         self.sampler.run_to(end)
         if not meter:
             return Readings.of(len(self.park.meters), [], [], [])
