@@ -255,6 +255,16 @@ def test_the_heat_pump_is_the_published_one() -> None:
     assert plant.flow[index["W12"]] * YEAR_S / 1000 == pytest.approx(6.0e6, rel=1e-3)
 
 
+def test_the_document_tells_what_the_park_is() -> None:
+    text = (HERE.parents[1] / "docs" / "kalundborg.md").read_text(encoding="utf-8")
+    p = park()
+    assert f"{len(p.participants)} participants, {len(p.exchanges)} exchanges" in text
+    assert f"{len(p.nodes)} nodes, {len(p.streams)} streams, {len(p.meters)} meters" in text
+    for exchange in p.exchanges:
+        row = f"| {exchange.id} | {exchange.name} | {' - '.join(exchange.signed_streams)} | {amount(exchange):,.0f} "
+        assert row + exchange.unit in text, row
+
+
 # -- as it runs -----------------------------------------------------------------------------------------------------
 
 @cache
