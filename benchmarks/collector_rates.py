@@ -15,6 +15,7 @@ import asyncio
 import json
 import logging
 import multiprocessing
+import shutil
 import sys
 import tempfile
 import threading
@@ -23,7 +24,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import paho.mqtt.client as paho
 import psycopg
@@ -41,6 +42,7 @@ from symbiosis.broker import Broker
 TAGS = 400
 ROUND_S = 0.1                   # 4,000 values/s: a third of what one asyncua server can push
 TOPICS = 100
+LOOK_S = 0.2                    # each look costs a millisecond of CPU
 START = datetime(2026, 1, 1, tzinfo=UTC)
 CONTEXT = multiprocessing.get_context("spawn")
 
@@ -127,7 +129,7 @@ async def collected(park: Park, dsn: str, count: int, begin: Callable[[], None],
         begun, cpu = time.monotonic(), time.process_time()
         begin()
         while _stored(conn) - before < count:   # noqa: ASYNC110
-            await asyncio.sleep(0.05)           # the store announces batches, not a sum
+            await asyncio.sleep(LOOK_S)         # the store announces batches, not a sum
         spent = time.monotonic() - begun, time.process_time() - cpu
     stop.set()
     await running
@@ -164,7 +166,7 @@ async def handled(url: str, count: int, begin: Callable[[], None]) -> tuple[floa
 
 
 def subscribed(port: int, count: int, begin: Callable[[], None]) -> tuple[float, float]:
-    """Return wall seconds and CPU seconds of a bare paho subscriber until it has `count` messages."""
+    """Return wall seconds and CPU seconds of a bare paho subscriber, with a session, until it has `count` messages."""
     ready, whole = threading.Event(), threading.Event()
     seen = 0
 
@@ -174,7 +176,7 @@ def subscribed(port: int, count: int, begin: Callable[[], None]) -> tuple[float,
         if seen == count:
             whole.set()
 
-    client = paho.Client(CallbackAPIVersion.VERSION2, client_id="bare")
+    client = paho.Client(CallbackAPIVersion.VERSION2, client_id="bare", clean_session=False)
     client.on_message = on_message
     client.on_subscribe = lambda *_: ready.set()
     client.connect("127.0.0.1", port)
@@ -185,6 +187,7 @@ def subscribed(port: int, count: int, begin: Callable[[], None]) -> tuple[float,
     begin()
     whole.wait()
     spent = time.monotonic() - begun, time.process_time() - cpu
+    client.unsubscribe("b/#")           # lest the broker keep what the next contender is sent
     client.disconnect()
     client.loop_stop()
     return spent
@@ -212,9 +215,9 @@ async def opcua(dsn: str, seconds: float) -> None:
     _print(f"OPC UA, {TAGS} tags, at the server's pace", rounds * TAGS, {"asyncua's handler": bare, "collector": full})
 
 
-async def mqtt(dsn: str, count: int, folder: Path) -> None:
+async def mqtt(dsn: str, count: int, folder: Path, program: Literal["mosquitto", "iotcore"] | None) -> None:
     """Run both MQTT contenders and print them."""
-    with Broker(folder) as broker:
+    with Broker(folder, program=program) as broker:
         ours, theirs = CONTEXT.Pipe()
         publisher = CONTEXT.Process(target=publish, args=(broker.port, count, theirs))
         publisher.start()
@@ -236,12 +239,16 @@ def _print(title: str, count: int, contenders: dict[str, tuple[float, float]]) -
 
 
 async def main(seconds: float) -> None:
-    """Run everything on a database and a broker of its own."""
+    """Run everything on a database and brokers of its own."""
+    programs: list[Literal["mosquitto", "iotcore"]] = ["iotcore"]
+    if shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin"):
+        programs.append("mosquitto")
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory() as name, EmbeddedPostgres(Path(name)) as database:
         migrate(database.dsn)
         await opcua(database.dsn, seconds)
-        await mqtt(database.dsn, round(4000 * seconds), Path(name))
+        for program in programs:
+            await mqtt(database.dsn, round(1000 * seconds), Path(name) / program, program)
 
 
 if __name__ == "__main__":
