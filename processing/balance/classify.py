@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from processing.balance import inputs
-from processing.balance.dense import DenseProjection, project
+from processing.balance.dense import project
 from processing.balance.errors import BalanceError
 from processing.balance.inputs import Bools, Matrix
+from processing.balance.projection import Projection
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +93,7 @@ def classify(incidence: Matrix, is_measured: npt.ArrayLike) -> Classes:
     return classes_of(projection)
 
 
-def classes_of(projection: DenseProjection) -> Classes:
+def classes_of(projection: Projection) -> Classes:
     """Return the classes that a pattern's factors show."""
     return Classes(
         measured=projection.measured,

@@ -79,26 +79,59 @@ class DenseProjection:
         """Number of independent balances among measured streams of positive std."""
         return int(self.basis.shape[1])
 
-    def residual(self, known: Floats, rhs: Floats) -> Floats:
-        """Return A y - b, shape (n_windows, n_nodes), for y of shape (n_windows, n_streams), 0 where unmeasured."""
-        product: Floats = known @ self.matrix.T - rhs
-        return product
+    @property
+    def source(self) -> Floats:
+        """The balances as given; the same object for all patterns of one network."""
+        return self.matrix
 
-    def solve(self, known: Floats, rhs: Floats) -> Floats:
-        """Return reconciled values, shape (n_windows, n_streams), NaN where unobservable, for y and b as `residual`."""
-        full = self.solve_from(known, rhs, known)
-        full[:, ~self.observable] = np.nan
+    def reweighed(self, std: Floats) -> DenseProjection:
+        """Return the same pattern with other, independent std, shape (n_streams,)."""
+        return project(self.matrix, self.measured, std)
+
+    def residual(self, values: Floats, rhs: Floats | None) -> Floats:
+        """Return A y - b, shape (n_windows, n_nodes), unmeasured streams counted as zero."""
+        product: Floats = self._known(values) @ self.matrix.T
+        return product if rhs is None else product - rhs
+
+    def solve(self, values: Floats, rhs: Floats | None, threads: int = 1) -> Floats:
+        """Return reconciled values, shape (n_windows, n_streams); NaN where unobservable. BLAS has its own threads."""
+        known = self._known(values)
+        # one window by the same operation as Network's quick path: the same bits, whichever way it came
+        full: Floats = (self.gain @ known[0])[None] if len(known) == 1 else known @ self.gain.T
+        if rhs is not None:
+            full += rhs @ self.gain_rhs.T
+        if not self.observable.all():
+            full[:, ~self.observable] = np.nan
         return full
 
     def solve_from(self, known: Floats, rhs: Floats, start: Floats) -> Floats:
-        """Return values that close the balances as `solve`, unobservable streams as near to `start` as these allow."""
-        seen = self.residual(known, rhs) @ self.to_basis.T
+        """Return values that close the balances as `solve`, unobservable streams as near to `start` as these allow.
+
+        `known` is zero where unmeasured.
+        """
+        seen = (known @ self.matrix.T - rhs) @ self.to_basis.T
         full = known - _weigh(seen @ self.basis.T, self.root.T)
         unmeasured = ~self.measured
         if unmeasured.any():
             full[:, unmeasured] = start[:, unmeasured]
             full[:, unmeasured] += (rhs - full @ self.matrix.T) @ self.inverse.T
         return full
+
+    @cached_property
+    def gain(self) -> Floats:
+        """What each reconciled value takes of each measured one, shape (n_streams, n_streams), for b = 0."""
+        unit = np.diag(self.measured.astype(float))
+        return np.ascontiguousarray(self.solve_from(unit, np.zeros((1, self.n_nodes)), np.zeros_like(unit)).T)
+
+    @cached_property
+    def gain_rhs(self) -> Floats:
+        """What each reconciled value takes of each right-hand side, shape (n_streams, n_nodes)."""
+        zero = np.zeros((self.n_nodes, self.n_streams))
+        return np.ascontiguousarray(self.solve_from(zero, np.eye(self.n_nodes), zero).T)
+
+    def _known(self, values: Floats) -> Floats:
+        """Return values with zero where unmeasured."""
+        return values if self.measured.all() else np.where(self.measured, values, 0.0)
 
     def multipliers(self, residual: Floats) -> Floats:
         """Return the balances' multipliers, shape (n_windows, n_nodes): adjustment = -V A' multipliers."""
@@ -119,12 +152,13 @@ class DenseProjection:
         total: Floats = (share**2).sum(axis=1)
         return total
 
-    def contradiction(self, known: Floats, rhs: Floats) -> tuple[int, list[int], float] | None:
+    def contradiction(self, values: Floats, rhs: Floats | None) -> tuple[int, list[int], float] | None:
         """Return (window, nodes, what is left open) of the first balance open where nothing can be adjusted."""
         if not self.depend.size:
             return None
-        left = self.residual(known, rhs) @ self.depend.T
-        terms = (abs(known) @ abs(self.matrix.T) + abs(rhs)) @ abs(self.depend.T)
+        left = self.residual(values, rhs) @ self.depend.T
+        terms = abs(self._known(values)) @ abs(self.matrix.T) + (0.0 if rhs is None else abs(rhs))
+        terms = terms @ abs(self.depend.T)
         bad = np.argwhere(abs(left) > CONTRADICTION * terms)
         if not bad.size:
             return None
@@ -159,7 +193,9 @@ class DenseProjection:
     def adjustment_std(self) -> Floats:
         """Std of the adjustments of error-free meters, shape (n_streams,); zero without redundancy, NaN unmeasured."""
         variance = (_weigh_rows(self.root, self.basis) ** 2).sum(axis=1)
-        return np.where(self.measured, np.sqrt(np.where(self.redundant, variance, 0.0)), np.nan)
+        if self.root.ndim == 1:
+            variance[~self.redundant] = 0.0  # free of rounding noise; correlated with others it may be adjusted too
+        return np.where(self.measured, np.sqrt(variance), np.nan)
 
     def covariance_of(self, streams: Ints) -> Floats:
         """Return columns of the covariance of the reconciled values, shape (n_streams, k), for (k,) streams."""
@@ -192,7 +228,7 @@ class DenseProjection:
     def bias_information(self) -> Floats:
         """One over the variance of each meter's bias estimate, shape (n_streams,); zero where it cannot show."""
         information: Floats = ((self.to_basis @ self.matrix) ** 2).sum(axis=0)
-        return np.where(self.redundant, information, 0.0)
+        return np.where(self.redundant & (np.nan_to_num(self.prior_variance) > 0.0), information, 0.0)
 
     @cached_property
     def leak_information(self) -> Floats:

@@ -262,8 +262,8 @@ class _Table:
     def __init__(self, result: Result) -> None:
         self.result = result
         self.single = result.measured.ndim == 1
-        n_windows = len(result.rhs)
-        by_stream, by_node = (n_windows, result.measured.shape[-1]), result.rhs.shape
+        n_windows = result.n_windows
+        by_stream, by_node = (n_windows, result.measured.shape[-1]), (n_windows, result.n_nodes)
         self.suspects, self.leaks = np.zeros(by_stream, dtype=bool), np.zeros(by_node, dtype=bool)
         self.compensated = np.zeros(by_stream, dtype=bool)
         self.size = (np.zeros(by_stream), np.zeros(by_node))

@@ -17,8 +17,8 @@ from functools import cached_property
 
 import numpy as np
 
-from processing.balance.dense import DenseProjection
 from processing.balance.inputs import Bools, Floats, Ints
+from processing.balance.projection import Projection
 
 KINDS = ("bias", "leak")
 
@@ -46,7 +46,7 @@ class Hypotheses:
         Nodes that may leak, shape (n_leaks,).
     """
 
-    projection: DenseProjection
+    projection: Projection
     streams: Ints
     nodes: Ints
 
@@ -80,13 +80,12 @@ class Hypotheses:
 
     def relief(self, hypothesis: int) -> Floats:
         """Return how the reconciled values change with one unit of the error taken out, shape (n_streams,)."""
-        known = np.zeros(self.projection.n_streams)
-        rhs = np.zeros(self.projection.n_nodes)
+        values, rhs = np.zeros((1, self.projection.n_streams)), None
         if hypothesis < len(self.streams):
-            known[self.streams[hypothesis]] = -1.0
+            values[0, self.streams[hypothesis]] = -1.0
         else:
-            rhs[self.nodes[hypothesis - len(self.streams)]] = 1.0
-        change: Floats = self.projection.solve(known[None], rhs[None])[0]
+            rhs = self.imbalance_of(hypothesis)[None]
+        change: Floats = self.projection.solve(values, rhs)[0]
         return change
 
     def name(self, hypothesis: int) -> tuple[str, int]:
@@ -163,7 +162,7 @@ class Hypotheses:
         return self.projection.leak_information[self.nodes] if len(self.nodes) else np.zeros(0)
 
 
-def hypotheses_of(projection: DenseProjection, kinds: Sequence[str], never_suspect: Bools | None) -> Hypotheses:
+def hypotheses_of(projection: Projection, kinds: Sequence[str], never_suspect: Bools | None) -> Hypotheses:
     """List what can be wrong, of "bias" and "leak", and would show."""
     streams, nodes = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     if "bias" in kinds:

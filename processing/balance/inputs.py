@@ -145,15 +145,18 @@ def measured_windows(measured: npt.ArrayLike, n_streams: int) -> Floats:
     Raises
     ------
     BalanceError
-        If the shape does not fit or a value is infinite.
+        If the shape does not fit.
     """
     values = as_floats(measured, "measured")
     if values.ndim not in (1, 2) or values.shape[-1] != n_streams:
         raise BalanceError(f"measured must have shape ({n_streams},) or (n_windows, {n_streams}), got {values.shape}")
-    if np.isinf(values).any():
-        where = tuple(int(k) for k in np.argwhere(np.isinf(values))[0])
-        raise BalanceError(f"measured{list(where)} must be finite, or NaN where unmeasured, got {values[where]}")
     return values
+
+
+def infinite(windows: Floats) -> str:
+    """Return the message about the first infinite value of windows, shape (n_windows, n_streams)."""
+    window, stream = (int(k) for k in np.argwhere(np.isinf(windows))[0])
+    return f"measured value of window {window}, stream {stream} must be finite, or NaN where unmeasured"
 
 
 def checked_std(std: npt.ArrayLike, n_streams: int) -> Floats:

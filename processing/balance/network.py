@@ -7,8 +7,10 @@ is derived from a reconciliation (result.py), bounds that bind (bounds.py). The 
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -19,10 +21,22 @@ from processing.balance.bounds import move_inside
 from processing.balance.dense import DenseProjection, project
 from processing.balance.errors import BalanceError, ContradictionError
 from processing.balance.inputs import Bools, Floats, Ints, Matrix, Rows
+from processing.balance.projection import Projection
 from processing.balance.result import Part, Result
+from processing.balance.uncertainty import known_of, root_of
 
 PATTERNS_KEPT = 256
 """Projections kept for patterns of silent meters; beyond it the one unused for longest goes."""
+
+DENSE_STREAMS = 256
+"""Up to this many streams dense factors are as fast and know more digits; no kernel need be loaded."""
+
+DENSE_ENTRIES = 4_000_000
+"""Balances times streams up to which a network too badly scaled for normal equations is factored densely."""
+
+
+TOGETHER = 64
+"""From this many windows with std of their own on the compiled factors are worth being loaded."""
 
 
 class Network:
@@ -53,9 +67,10 @@ class Network:
         self.std = std
         self.bounds = bounds
         self.covariance = covariance
-        self._matrix = incidence.dense()
-        self._root, self._known = root_of(std, covariance, incidence.n_columns)
-        self._projections: OrderedDict[bytes, DenseProjection] = OrderedDict()
+        self._known = known_of(std, covariance)
+        self._all_known = bool(self._known.all())
+        self._projections: OrderedDict[bytes, Projection] = OrderedDict()
+        self._quick: tuple[Floats, list[Part]] | None = None
 
     @property
     def n_nodes(self) -> int:
@@ -72,10 +87,17 @@ class Network:
         """Prior std of every stream, shape (n_streams,); infinite where it tells nothing."""
         if self.std is not None:
             return self.std
-        spread = np.sqrt((self._root**2).sum(axis=1))
-        return np.where(self._known, spread, np.inf)
+        assert self.covariance is not None
+        diagonal = self.covariance.row_of_entry() == self.covariance.index
+        variance = np.zeros(self.n_streams)
+        variance[self.covariance.index[diagonal]] = self.covariance.value[diagonal]
+        return np.where(self._known, np.sqrt(np.where(self._known, variance, 0.0)), np.inf)
 
-    def reconcile(self, measured: npt.ArrayLike, *, rhs: npt.ArrayLike | None = None) -> Result:
+    def without_bounds(self) -> Network:
+        """Return the network without its bounds."""
+        return Network(self.incidence, self.std, self.covariance, None) if self.bounds else self
+
+    def reconcile(self, measured: npt.ArrayLike, *, rhs: npt.ArrayLike | None = None, threads: int = 1) -> Result:
         """Reconcile one window or many.
 
         Parameters
@@ -84,6 +106,8 @@ class Network:
             shape (n_streams,) or (n_windows, n_streams) [unit of the stream]; NaN where unmeasured.
         rhs
             What each balance adds up to, such as hold-up, shape (n_nodes,) or (n_windows, n_nodes); default zero.
+        threads
+            How many threads share many windows of a large network.
 
         Returns
         -------
@@ -97,33 +121,69 @@ class Network:
         ContradictionError
             If balances that cannot be adjusted are not met, or no values within the bounds meet them all.
         """
+        if self._quick is not None and rhs is None and type(measured) is np.ndarray:
+            quick = self._reconcile_quickly(measured)
+            if quick is not None:
+                return quick
         values = inputs.measured_windows(measured, self.n_streams)
         windows = values.reshape(-1, self.n_streams)
-        given = inputs.checked_rhs(rhs, self.n_nodes, None if values.ndim == 1 else len(windows))
-        right = np.zeros((len(windows), self.n_nodes))
-        if given is not None:
-            right[:] = given
-        reconciled = np.empty_like(windows)
-        parts: list[Part] = []
-        bounded: list[int] = []
-        for members, usable in patterns_of(~np.isnan(windows) & self._known):
-            part = Part(self.projection(usable), members)
-            reconciled[members] = _solve(part, windows[members], right[members])
-            bounded += self._keep_inside(part, reconciled)
-            parts.append(part)
-        return Result(values, reconciled, right, parts, bounded)
+        right = inputs.checked_rhs(rhs, self.n_nodes, None if values.ndim == 1 else len(windows))
+        if right is not None:
+            right = np.broadcast_to(right, (len(windows), self.n_nodes))
+        parts = [Part(self.projection(usable), members) for members, usable in self._patterns(windows)]
+        reconciled = _solved(parts, windows, right, threads)
+        bounded = [k for part in parts for k in self.keep_inside(part, reconciled)]
+        if values.ndim == 1 and self.bounds is None:
+            self._remember(parts[0])
+        return Result(values, reconciled, right, parts, bounded, self.n_nodes)
 
-    def projection(self, usable: Bools) -> DenseProjection:
+    def projection(self, usable: Bools) -> Projection:
         """Return the projection for one pattern of usable meters, bool, shape (n_streams,); kept for later."""
         key = np.packbits(usable).tobytes()
         if key not in self._projections:
-            self._projections[key] = project(self._matrix, usable, self._root)
+            self._projections[key] = self._project(usable)
             if len(self._projections) > PATTERNS_KEPT:
                 self._projections.popitem(last=False)
         self._projections.move_to_end(key)
         return self._projections[key]
 
-    def _keep_inside(self, part: Part, reconciled: Floats) -> list[int]:
+    def _project(self, usable: Bools) -> Projection:
+        """Factor one pattern: densely where small or badly scaled, else sparsely."""
+        if self.n_streams > DENSE_STREAMS:
+            from processing.balance.sparse import SparseProjection
+
+            sparse = SparseProjection(self.incidence, usable, *self._sparse_covariance)
+            if not sparse.doubtful or self.n_nodes * self.n_streams > DENSE_ENTRIES:
+                return sparse
+        return project(self._matrix, usable, self._root)
+
+    @cached_property
+    def _matrix(self) -> Floats:
+        """The balances written out."""
+        return self.incidence.dense()
+
+    @cached_property
+    def _root(self) -> Floats:
+        """C with V = C C'."""
+        return root_of(self.std, self.covariance, self.n_streams)[0]
+
+    @cached_property
+    def _sparse_covariance(self) -> tuple[Any, Any]:
+        """V and its root, as scipy.sparse; zero where nothing is known."""
+        from processing.balance.sparse import sparse_covariance
+
+        return sparse_covariance(self.std, self.covariance, self._known)
+
+    def _patterns(self, windows: Floats) -> list[tuple[Ints, Bools]]:
+        """Group windows by usable meters."""
+        usable = np.isfinite(windows)
+        if usable.all():
+            return [(np.arange(len(windows)), self._known)] if len(windows) else []
+        if np.isinf(windows).any():
+            raise BalanceError(inputs.infinite(windows))
+        return patterns_of(usable if self._all_known else usable & self._known)
+
+    def keep_inside(self, part: Part, reconciled: Floats) -> list[int]:
         """Move the windows of one part inside the bounds, in place; return the numbers of those moved."""
         if self.bounds is None:
             return []
@@ -134,21 +194,43 @@ class Network:
             reconciled[k] = move_inside(reconciled[k], self.bounds, part.projection.covariance_of, k)
         return moved
 
+    def _remember(self, part: Part) -> None:
+        """Keep the gain of a small network with all its meters for the quick path."""
+        projection = part.projection
+        if isinstance(projection, DenseProjection) and self._all_known and projection.measured.all():
+            self._quick = (projection.gain, [part]) if not projection.depend.any() else None
 
-def _solve(part: Part, values: Floats, rhs: Floats) -> Floats:
-    """Reconcile the windows of one pattern, shape (n_members, n_streams)."""
-    known = np.where(part.projection.measured, values, 0.0)
-    check_for_contradiction(part.projection, known, rhs, part.windows)
-    return part.projection.solve(known, rhs)
+    def _reconcile_quickly(self, measured: Floats) -> Result | None:
+        """Reconcile one window of a small network with all its meters; None where it is not that."""
+        assert self._quick is not None
+        gain, parts = self._quick
+        if measured.shape != (len(gain),) or measured.dtype != np.float64:
+            return None
+        if not math.isfinite(measured.dot(measured)):
+            return None
+        return Result(measured, gain @ measured, None, parts, (), self.incidence.n_rows)
 
 
-def check_for_contradiction(projection: DenseProjection, known: Floats, rhs: Floats, members: Ints) -> None:
+def _solved(parts: list[Part], values: Floats, rhs: Floats | None, threads: int) -> Floats:
+    """Reconcile windows part by part, shape (n_windows, n_streams)."""
+    if len(parts) == 1:
+        check_for_contradiction(parts[0], values, rhs)
+        return parts[0].projection.solve(values, rhs, threads)
+    reconciled = np.empty_like(values)
+    for part in parts:
+        some, right = values[part.windows], None if rhs is None else rhs[part.windows]
+        check_for_contradiction(part, some, right)
+        reconciled[part.windows] = part.projection.solve(some, right, threads)
+    return reconciled
+
+
+def check_for_contradiction(part: Part, values: Floats, rhs: Floats | None) -> None:
     """Refuse windows whose balances are open where nothing can be adjusted."""
-    found = projection.contradiction(known, rhs)
+    found = part.projection.contradiction(values, rhs)
     if found is not None:
         window, nodes, left = found
         raise ContradictionError(
-            f"window {members[window]}: the balances of nodes {nodes} leave {left:.6g} open and no stream with a "
+            f"window {part.windows[window]}: the balances of nodes {nodes} leave {left:.6g} open and no stream with a "
             "positive std can take it up"
         )
 
@@ -274,17 +356,59 @@ def _reconcile_each(
     if spread.shape != values.shape:
         raise BalanceError(f"std by window must have the shape of measured, {values.shape}, got {spread.shape}")
     right = inputs.checked_rhs(rhs, rows.n_rows, len(values))
-    right = np.broadcast_to(np.zeros(rows.n_rows) if right is None else right, (len(values), rows.n_rows))
+    right = right if right is None else np.broadcast_to(right, (len(values), rows.n_rows))
     limits = inputs.checked_bounds(bounds, rows.n_columns)
-    reconciled = np.empty_like(values)
-    parts: list[Part] = []
-    bounded: list[int] = []
-    for members in _equal_rows(spread):
-        found = Network(rows, spread[members[0]], None, limits).reconcile(values[members], rhs=right[members])
-        reconciled[members] = found.reconciled
-        parts += [Part(part.projection, members[part.windows]) for part in found.parts]
-        bounded += members[found.bounded].tolist()
-    return Result(values, reconciled, right, parts, bounded)
+    return _Varying(rows, values, spread, right, limits).result()
+
+
+class _Varying:
+    """Windows that each have their own std."""
+
+    def __init__(
+        self, rows: Rows, values: Floats, std: Floats, rhs: Floats | None, bounds: tuple[Floats, Floats] | None
+    ) -> None:
+        self.rows, self.values, self.std, self.rhs, self.bounds = rows, values, std, rhs, bounds
+        if np.isinf(values).any():
+            raise BalanceError(inputs.infinite(values))
+        self.usable = np.isfinite(values) & np.isfinite(std)
+
+    def result(self) -> Result:
+        """Reconcile, windows of like pattern together; factors for tests and std are made when asked for."""
+        reconciled = np.empty_like(self.values)
+        for members in _equal_rows(np.concatenate([self.usable, self.std == 0.0], axis=1)):
+            reconciled[members] = self._solve(members)
+        parts = [Part(partial(self._projection, k), np.array([k])) for k in range(len(self.values))]
+        bounded = [k for k, part in enumerate(parts) if self._network(k).keep_inside(part, reconciled)]
+        return Result(self.values, reconciled, self.rhs, parts, bounded, self.rows.n_rows)
+
+    def _solve(self, members: Ints) -> Floats:
+        """Reconcile windows of one pattern: many together, few or badly scaled ones each with its own factors."""
+        out = np.empty((len(members), self.values.shape[1]))
+        alone = np.arange(len(members))
+        if len(members) >= TOGETHER:
+            from processing.balance.sparse import SMALL_PIVOT, project_sparse
+
+            first = members[0]
+            pattern = project_sparse(self.rows, self.usable[first], self.std[first])
+            rhs = None if self.rhs is None else self.rhs[members]
+            check_for_contradiction(Part(pattern, members), self.values[members], rhs)
+            out, least = pattern.solve_varying(self.values[members], rhs, self.std[members])
+            alone = np.flatnonzero(~(least > SMALL_PIVOT))
+        for k in alone:
+            window = int(members[k])
+            found = self._network(window, bounded=False).reconcile(
+                self.values[window], rhs=None if self.rhs is None else self.rhs[window]
+            )
+            out[k] = found.reconciled
+        return out
+
+    def _network(self, window: int, *, bounded: bool = True) -> Network:
+        """Return the network as it is in one window."""
+        return Network(self.rows, self.std[window], None, self.bounds if bounded else None)
+
+    def _projection(self, window: int) -> Projection:
+        """Return the factors of one window."""
+        return self._network(window).projection(self.usable[window])
 
 
 def patterns_of(usable: Bools) -> list[tuple[Ints, Bools]]:
@@ -302,25 +426,3 @@ def _equal_rows(table: npt.NDArray[Any]) -> list[Ints]:
     for k, row in enumerate(np.ascontiguousarray(table)):
         groups.setdefault(row.tobytes(), []).append(k)
     return [np.array(members) for members in groups.values()]
-
-
-def root_of(std: Floats | None, covariance: Rows | None, n: int) -> tuple[Floats, Bools]:
-    """Return C with V = C C', shape (n,) if diagonal, else (n, n), and which streams have a finite std."""
-    if std is not None:
-        known = np.isfinite(std)
-        return np.where(known, std, 0.0), known
-    assert covariance is not None
-    full = covariance.dense()
-    known = np.isfinite(np.diagonal(full))
-    full[~known] = 0.0
-    full[:, ~known] = 0.0
-    if not np.isfinite(full).all():
-        raise BalanceError("covariance between two streams of finite std must be finite")
-    size = np.sqrt(np.diagonal(full))
-    scale = np.where(size > 0, size, 1.0)
-    value, vector = np.linalg.eigh(full / np.outer(scale, scale))
-    if value.min(initial=0.0) < -1e-9:
-        raise BalanceError(
-            f"covariance must be positive semidefinite, smallest eigenvalue of correlations {value.min():.3g}"
-        )
-    return scale[:, None] * vector * np.sqrt(np.maximum(value, 0.0)), known

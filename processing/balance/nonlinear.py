@@ -18,8 +18,8 @@ from processing.balance.bounds import move_inside
 from processing.balance.dense import DenseProjection, project
 from processing.balance.errors import BalanceError, ContradictionError
 from processing.balance.inputs import Bools, Floats, Matrix
-from processing.balance.network import root_of
 from processing.balance.result import Part, Result
+from processing.balance.uncertainty import root_of
 
 HALVINGS = 12
 """Halvings of a step that does not improve; after 2^-12 the direction itself is at fault."""

@@ -5,27 +5,39 @@ Here: `Result`. Not here: how the values were found (network.py), decisions abou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from processing.balance.dense import DenseProjection
 from processing.balance.inputs import Bools, Floats, Ints
+from processing.balance.projection import Projection
 
 VDI_FLOOR = 0.1
 """VDI 2048 Part 1: the variance of an adjustment counts at least one tenth of the variance of the measured value."""
 
 
-@dataclass(frozen=True, eq=False)
 class Part:
-    """The windows of one pattern: `windows` shape (n_members,) are their numbers."""
+    """The windows of one pattern, and its factors.
 
-    projection: DenseProjection
-    windows: Ints
+    Parameters
+    ----------
+    projection
+        The factors, or what makes them when first asked for.
+    windows
+        Numbers of the windows, shape (n_members,).
+    """
+
+    def __init__(self, projection: Projection | Callable[[], Projection], windows: Ints) -> None:
+        self._projection = projection
+        self.windows = windows
+
+    @cached_property
+    def projection(self) -> Projection:
+        """The factors."""
+        return self._projection() if callable(self._projection) else self._projection
 
 
 class Result:
@@ -40,22 +52,45 @@ class Result:
         The values given, as measured.
     reconciled : ndarray
         as measured; NaN where unobservable.
-    rhs : ndarray
-        Right-hand sides, shape (n_windows, n_nodes).
     parts : list of Part
         Windows grouped by which meters had a value.
-    bounded : ndarray
-        Numbers of the windows in which a bound binds.
     """
 
     def __init__(
-        self, measured: Floats, reconciled: Floats, rhs: Floats, parts: list[Part], bounded: Sequence[int] = ()
+        self,
+        measured: Floats,
+        reconciled: Floats,
+        rhs: Floats | None,
+        parts: list[Part],
+        bounded: Sequence[int] = (),
+        n_nodes: int | None = None,
     ) -> None:
         self.measured = measured
-        self.reconciled = reconciled.reshape(measured.shape)
+        self.reconciled = reconciled if reconciled.shape == measured.shape else reconciled.reshape(measured.shape)
         self.parts = parts
-        self.rhs = rhs
-        self.bounded = np.asarray(bounded, dtype=np.int64)
+        self._rhs = rhs
+        self._bounded = bounded
+        self._n_nodes = n_nodes
+
+    @property
+    def n_windows(self) -> int:
+        """Number of windows."""
+        return 1 if self.measured.ndim == 1 else len(self.measured)
+
+    @property
+    def n_nodes(self) -> int:
+        """Number of balances."""
+        return self.parts[0].projection.n_nodes if self._n_nodes is None else self._n_nodes
+
+    @property
+    def windows(self) -> Floats:
+        """The values given, shape (n_windows, n_streams)."""
+        return self.measured.reshape(self.n_windows, -1) if self.measured.ndim == 1 else self.measured
+
+    @cached_property
+    def bounded(self) -> Ints:
+        """Numbers of the windows in which a bound binds, shape (k,)."""
+        return np.asarray(self._bounded, dtype=np.int64)
 
     @cached_property
     def adjustment(self) -> Floats:
@@ -93,7 +128,7 @@ class Result:
 
         NaN at nodes with an unmeasured stream.
         """
-        full = np.empty_like(self.rhs)
+        full = np.empty((self.n_windows, self.n_nodes))
         for part in self.parts:
             full[part.windows] = np.where(part.projection.open_nodes, np.nan, self.residual(part))
         return full[0] if self.measured.ndim == 1 else full
@@ -105,7 +140,7 @@ class Result:
         Standard normal in magnitude without gross errors (Mah, Stanley, Downing 1976); a leak shows at its node, a bias
         at both ends of its stream.
         """
-        spread = np.empty_like(self.rhs)
+        spread = np.empty((self.n_windows, self.n_nodes))
         for part in self.parts:
             spread[part.windows] = part.projection.imbalance_std
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -115,7 +150,7 @@ class Result:
     @cached_property
     def global_test(self) -> Any:
         """Weighted sum of squares of the adjustments, per window; chi-square distributed without gross errors."""
-        total = np.empty(len(self.rhs))
+        total = np.empty(self.n_windows)
         for part in self.parts:
             total[part.windows] = part.projection.objective(self.residual(part))
             moved = np.intersect1d(self.bounded, part.windows)
@@ -127,7 +162,7 @@ class Result:
     @cached_property
     def degrees_of_freedom(self) -> Any:
         """Independent balances among measured streams with a positive std, per window."""
-        number = np.empty(len(self.rhs), dtype=np.int64)
+        number = np.empty(self.n_windows, dtype=np.int64)
         for part in self.parts:
             number[part.windows] = part.projection.degrees_of_freedom
         return int(number[0]) if self.measured.ndim == 1 else number
@@ -147,8 +182,7 @@ class Result:
 
     def multipliers(self) -> Floats:
         """Return the multipliers of the balances, shape (n_nodes,) or (n_windows, n_nodes)."""
-        windows = self.measured.reshape(len(self.rhs), -1)
-        full = np.empty((len(windows), self.rhs.shape[1]))
+        full = np.empty((self.n_windows, self.n_nodes))
         for part in self.parts:
             full[part.windows] = part.projection.multipliers(self.residual(part))
         return full[0] if self.measured.ndim == 1 else full
@@ -158,13 +192,12 @@ class Result:
         for part in self.parts:
             if window in part.windows:
                 return part.projection.covariance_of(np.arange(self.measured.shape[-1]))
-        raise IndexError(f"window {window} of {len(self.rhs)}")
+        raise IndexError(f"window {window} of {self.n_windows}")
 
     def residual(self, part: Part) -> Floats:
         """Return A y - b with zero for unmeasured streams, shape (n_members, n_nodes)."""
-        p = part.projection
-        known = np.where(p.measured, self.measured.reshape(len(self.rhs), -1)[part.windows], 0.0)
-        return p.residual(known, self.rhs[part.windows])
+        rows = slice(None) if len(part.windows) == self.n_windows else part.windows
+        return part.projection.residual(self.windows[rows], None if self._rhs is None else self._rhs[rows])
 
     def _tested(self, floor: float) -> Floats:
         """Divide |adjustment| by its std, the variance no smaller than `floor` times that of the measured value."""

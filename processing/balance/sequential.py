@@ -21,11 +21,11 @@ from typing import Any, Literal
 import numpy as np
 
 from processing.balance.cusum import Cusum, cusum_limit
-from processing.balance.dense import DenseProjection, project
 from processing.balance.errors import BalanceError
 from processing.balance.gross import Found, find_gross_errors
 from processing.balance.hypotheses import hypotheses_of
 from processing.balance.inputs import Bools, Floats, as_floats
+from processing.balance.projection import Projection
 from processing.balance.result import Part, Result
 from processing.balance.statistics import sidak_limit
 
@@ -143,8 +143,8 @@ class MeterWatch:
     _cusum: Cusum = field(default_factory=lambda: Cusum.start(0))
     _recent: deque[Floats] = field(default_factory=deque)
     _limit: float = 0.0
-    _matrix: Floats | None = None
-    _kept: dict[bytes, DenseProjection] = field(default_factory=dict)
+    _source: Any = None
+    _kept: dict[bytes, Projection] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._sum = np.zeros(self.n_streams)
@@ -178,7 +178,7 @@ class MeterWatch:
         varies = np.broadcast_to(as_floats(std_random, "std_random"), (self.n_streams,))
         varies = np.maximum(varies, self.rules.random_floor * np.hypot(varies, stays))
         projection = result.parts[0].projection
-        matrix, measured = projection.matrix, projection.measured
+        measured = projection.measured
         error = np.where(measured, -result.adjustment, 0.0)
         self._usual = measured.copy() if self._usual is None else self._usual
         usual = bool((measured == self._usual).all())
@@ -186,25 +186,25 @@ class MeterWatch:
             self._recent.append(error)
         if self._count < self.rules.baseline_windows:
             if usual:
-                self._learn(error, matrix, measured, varies)
+                self._learn(error, projection, varies)
             return []
         varies = varies * self._dispersion
-        findings = self._changes(matrix, measured, error, varies)
+        findings = self._changes(projection, error, varies)
         self._age(steady=self._cusum.largest.max() < 0.5 * self._limit)
         if usual and len(self._recent) >= self.rules.mean_windows:
-            findings += self._beyond(matrix, measured, varies, stays)
+            findings += self._beyond(projection, varies, stays)
         return findings
 
-    def _learn(self, error: Floats, matrix: Floats, measured: Bools, varies: Floats) -> None:
+    def _learn(self, error: Floats, pattern: Projection, varies: Floats) -> None:
         """Take one window into the baseline; with the last, see whether windows vary more than the std say."""
         self._sum += error
         self._count += 1
         self._young = self._count
         if self._count == self.rules.baseline_windows:
-            projection = self._factors(matrix, measured, varies)
+            projection = self._factors(pattern, varies)
             about = np.array(list(self._recent)[-self._count :]) - self._sum / self._count
             freedom = projection.degrees_of_freedom * max(self._count - 1, 1)
-            squares = float(projection.objective(about @ matrix.T).sum())
+            squares = float(projection.objective(projection.residual(about, None)).sum())
             self._dispersion = float(np.sqrt(max(1.0, squares / freedom))) if freedom else 1.0
 
     def _age(self, *, steady: bool) -> None:
@@ -218,13 +218,13 @@ class MeterWatch:
                 self._sum += oldest
                 self._count += 1
 
-    def _changes(self, matrix: Floats, measured: Bools, error: Floats, varies: Floats) -> list[Finding]:
+    def _changes(self, pattern: Projection, error: Floats, varies: Floats) -> list[Finding]:
         """Test this window, and those since a change, against the baseline."""
-        baseline = np.where(measured, self._sum / self._count, 0.0)
-        errors = hypotheses_of(self._factors(matrix, measured, varies), ("bias",), None)
+        baseline = np.where(pattern.measured, self._sum / self._count, 0.0)
+        errors = hypotheses_of(self._factors(pattern, varies), ("bias",), None)
         z = np.full(self.n_streams, np.nan)
         if errors.count:
-            residual = ((error - baseline) @ matrix.T)[None]
+            residual = pattern.residual((error - baseline)[None], None)
             z[errors.streams] = errors.scores(residual)[0] / np.sqrt(errors.information)
             if not self._limit:
                 self._limit = cusum_limit(self.rules.windows_between_alarms * len(errors.leaders), self.rules.slack)
@@ -236,27 +236,27 @@ class MeterWatch:
         since = int(min(self._cusum.windows[clearest], len(self._recent)))
         latest = list(self._recent)[-since:] if since else [error]
         spread = varies * np.sqrt(1.0 / len(latest) + 1.0 / self._count)
-        found = _search(self._factors(matrix, measured, spread), np.mean(latest, axis=0) - baseline, CONFIRMED)
+        found = _search(self._factors(pattern, spread), np.mean(latest, axis=0) - baseline, CONFIRMED)
         return _findings("changed", found, int(self._cusum.windows[clearest]))
 
-    def _beyond(self, matrix: Floats, measured: Bools, varies: Floats, stays: Floats) -> list[Finding]:
+    def _beyond(self, pattern: Projection, varies: Floats, stays: Floats) -> list[Finding]:
         """Test the mean of the latest windows against what systematic errors allow."""
         n = self.rules.mean_windows
         mean = np.mean(list(self._recent)[-n:], axis=0)
-        projection = self._factors(matrix, measured, np.sqrt(stays**2 + varies**2 / n))
+        projection = self._factors(pattern, np.sqrt(stays**2 + varies**2 / n))
         found = _search(projection, mean, self.rules.alpha)
         return _findings("beyond_u95", found, n)
 
-    def _factors(self, matrix: Floats, measured: Bools, spread: Floats) -> DenseProjection:
+    def _factors(self, pattern: Projection, spread: Floats) -> Projection:
         """Factor the balances for one std; kept while the balances are the same (linear networks)."""
-        if matrix is not self._matrix:
-            self._matrix = matrix
+        if pattern.source is not self._source:
+            self._source = pattern.source
             self._kept.clear()
-        key = measured.tobytes() + spread.tobytes()
+        key = pattern.measured.tobytes() + spread.tobytes()
         if key not in self._kept:
             if len(self._kept) >= FACTORS_KEPT:
                 self._kept.clear()
-            self._kept[key] = project(matrix, measured, spread)
+            self._kept[key] = pattern.reweighed(spread)
         return self._kept[key]
 
     def forget(self) -> None:
@@ -296,12 +296,11 @@ class MeterWatch:
         return watch
 
 
-def _search(projection: DenseProjection, error: Floats, alpha: float) -> Found:
+def _search(projection: Projection, error: Floats, alpha: float) -> Found:
     """Search mean errors, shape (n_streams,), as one window of the std that the projection was made with."""
     values = np.where(projection.measured, error, np.nan)
-    known, rhs = np.where(projection.measured, error, 0.0)[None], np.zeros((1, projection.n_nodes))
     part = Part(projection, np.zeros(1, dtype=np.int64))
-    result = Result(values, projection.solve(known, rhs), rhs, [part])
+    result = Result(values, projection.solve(values[None], None), None, [part])
     # Sidak's limit is a little high for correlated tests, and needs no simulation for each window's own std
     limit = sidak_limit(alpha, max(int(projection.redundant.sum()), 1))
     return find_gross_errors(result, hypotheses=("bias",), threshold=limit)

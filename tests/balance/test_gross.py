@@ -182,7 +182,7 @@ def test_bounds_forbid_an_explanation():
 
 def test_windows_within_bounds_without_errors():
     found = identify_gross_errors(
-        [[1, -1, -1]], [[5.0, 5.1, -0.05], [5.0, 3.0, 2.0]], [1.0, 1.0, 1.0], hypotheses=("bias",), bounds=(0.0, 100.0)
+        [[1, -1, -1]], [[5.0, 5.1, -0.4], [5.0, 3.0, 2.0]], [1.0, 1.0, 1.0], hypotheses=("bias",), bounds=(0.0, 100.0)
     )
     assert not found.suspects.any()
     assert found.reconciled[0, 2] == 0.0

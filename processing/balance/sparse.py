@@ -1,0 +1,655 @@
+"""The projection of one pattern of measured streams, by sparse factors.
+
+Here: what large networks use; the time for a window grows with the number of streams, not with its square. The steps:
+eliminate unmeasured streams (elimination.py), drop balances that depend on others, order and factor S = R V R', solve
+many windows at once (kernels.py). Not here: networks so badly scaled that normal equations lose too many digits; these
+go to dense.py if they are small enough, and are refined if not. The main path: `project_sparse`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from processing.balance import kernels
+from processing.balance.dense import CONTRADICTION
+from processing.balance.elimination import eliminate
+from processing.balance.inputs import Bools, Floats, Ints, Rows
+from processing.balance.uncertainty import positive_root
+
+SMALL_PIVOT = 1e-7
+"""Below this share of its own diagonal a pivot of S has lost half of its digits: solutions are refined."""
+
+LOST_PIVOT = 1e-11
+"""Below this share the digits are gone: `SparseProjection.doubtful`."""
+
+CLOSE_TO_SURE = 1e-4
+"""Where less than this share of the variance is left, it is computed without taking differences."""
+
+NULL_SHARE = 1e-9
+"""A part in a random vector of the null space below this counts as none: rounding, not chance, makes it so small."""
+
+CACHE_BYTES = 600_000
+"""Windows are taken in blocks of about this size: a share of a core's second-level cache."""
+
+
+VARYING_WIDTH = 16
+"""Windows at a time where each has a factor of its own."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reduced:
+    """Balances without unmeasured streams, and how they came about.
+
+    Parameters
+    ----------
+    rows
+        All balances, each divided by its largest coefficient; shape (n_nodes, n_streams).
+    size
+        Those coefficients, shape (n_nodes,).
+    after
+        All rows after elimination, shape (n_nodes, n_streams).
+    pivot_row, pivot_column
+        Where each unmeasured stream with a pivot is computed from, in order of elimination.
+    target, source, share
+        The steps of the elimination.
+    kept
+        Rows of `after` that hold measured streams only and are independent: the balances to meet.
+    idle
+        Rows that depend on the kept ones as far as streams of positive std go.
+    idle_steps
+        (target, source, share) that show it, rows of `after`.
+    """
+
+    rows: Rows
+    size: Floats
+    after: Rows
+    pivot_row: Ints
+    pivot_column: Ints
+    target: Ints
+    source: Ints
+    share: Floats
+    kept: Ints
+    idle: Ints
+    idle_steps: tuple[Ints, Ints, Floats]
+
+
+def reduce(rows: Rows, measured: Bools, positive: Bools) -> Reduced:
+    """Eliminate unmeasured streams and find the independent balances among the rest.
+
+    Parameters
+    ----------
+    rows
+        The balances, shape (n_nodes, n_streams).
+    measured
+        bool, shape (n_streams,).
+    positive
+        bool, shape (n_streams,): of positive variance.
+    """
+    size = np.zeros(rows.n_rows)
+    np.maximum.at(size, rows.row_of_entry(), abs(rows.value))
+    size[size == 0.0] = 1.0
+    scaled = Rows(rows.start, rows.index, rows.value / size[rows.row_of_entry()], rows.n_columns)
+    start, index, value, row, column, target, source, share = eliminate(
+        scaled.start, scaled.index, scaled.value, ~measured
+    )
+    after = Rows(start, index, value, rows.n_columns)
+    rest = np.setdiff1d(np.arange(rows.n_rows), row)
+    left = take_rows(after, rest)
+    _, _, _, independent, _, to, of, by = eliminate(left.start, left.index, left.value, measured & positive)
+    depend = np.setdiff1d(np.arange(len(rest)), independent)
+    return Reduced(
+        rows=scaled,
+        size=size,
+        after=after,
+        pivot_row=row,
+        pivot_column=column,
+        target=target,
+        source=source,
+        share=share,
+        kept=rest[np.sort(independent)],
+        idle=rest[depend],
+        idle_steps=(rest[to], rest[of], by),
+    )
+
+
+def take_rows(rows: Rows, chosen: Ints) -> Rows:
+    """Return the chosen rows, in the order given."""
+    lengths = rows.start[chosen + 1] - rows.start[chosen]
+    start = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    entries = np.repeat(rows.start[chosen] - start[:-1], lengths) + np.arange(start[-1])
+    return Rows(start, rows.index[entries], rows.value[entries], rows.n_columns)
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """The pattern of L for one order of the rows; the same for any positive variances.
+
+    Parameters
+    ----------
+    rows
+        Kept balances in elimination order, shape (n_kept, n_streams).
+    nodes
+        Which row of `Reduced.after` each is, shape (n_kept,).
+    l_start, l_index
+        L by columns.
+    row_start, row_column, row_place
+        L by rows: columns and places in `l_index`.
+    """
+
+    rows: Rows
+    nodes: Ints
+    l_start: Ints
+    l_index: Ints
+    row_start: Ints
+    row_column: Ints
+    row_place: Ints
+
+    @property
+    def pattern(self) -> kernels.Pattern:
+        """The pattern as the kernels take it."""
+        return kernels.Pattern(self.l_start, self.l_index, self.row_start, self.row_column, self.row_place)
+
+
+def order_rows(reduced: Reduced, covariance: sp.csr_array) -> Order:
+    """Choose the order of elimination by minimum degree and find the pattern of L."""
+    rows = take_rows(reduced.after, reduced.kept)
+    pattern = as_csr(Rows(rows.start, rows.index, np.ones(len(rows.value)), rows.n_columns))
+    touched = abs(covariance)
+    touched.data[:] = 1.0
+    touched = touched + sp.diags_array(np.ones(rows.n_columns))
+    graph = (pattern @ touched @ pattern.T).tocsc()
+    order = minimum_degree(graph)
+    graph = graph[order][:, order].tocsc()
+    graph.sort_indices()
+    start, index = graph.indptr.astype(np.int64), graph.indices.astype(np.int64)
+    n = len(order)
+    parent = np.empty(n, dtype=np.int64)
+    l_start = np.concatenate([[0], np.cumsum(kernels.symbolic(start, index, parent))]).astype(np.int64)
+    l_index = np.empty(l_start[-1], dtype=np.int64)
+    kernels.fill_pattern(start, index, parent, l_start, l_index)
+    column = np.repeat(np.arange(n), np.diff(l_start))
+    place = np.argsort(l_index, kind="stable")
+    row_start = np.concatenate([[0], np.cumsum(np.bincount(l_index, minlength=n))]).astype(np.int64)
+    return Order(take_rows(rows, order), reduced.kept[order], l_start, l_index, row_start, column[place], place)
+
+
+def minimum_degree(graph: sp.csc_array) -> Ints:
+    """Return an order of elimination with little fill for a symmetric pattern, shape (n_rows,)."""
+    n = graph.shape[0]
+    if n < 3:
+        return np.arange(n, dtype=np.int64)
+    from scipy.sparse.linalg import splu
+
+    # only SuperLU's multiple-minimum-degree order is used: the values make every pivot safe
+    degree = np.diff(graph.indptr)
+    values = sp.csc_array((np.full(graph.nnz, -1.0), graph.indices, graph.indptr), shape=graph.shape)
+    values = values + sp.diags_array(degree + 2.0, format="csc")
+    options = {"SymmetricMode": True}
+    factors = splu(values.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
+    return np.argsort(factors.perm_c).astype(np.int64)
+
+
+def as_csr(rows: Rows) -> sp.csr_array:
+    """Return the matrix in scipy's form."""
+    return sp.csr_array((rows.value, rows.index, rows.start), shape=rows.shape)
+
+
+def as_rows(matrix: Any) -> Rows:
+    """Return a scipy matrix by rows, sorted."""
+    csr = matrix.tocsr()
+    csr.sort_indices()
+    return Rows(csr.indptr.astype(np.int64), csr.indices.astype(np.int64), csr.data.astype(np.float64), csr.shape[1])
+
+
+def width_of(n_streams: int, n_rows: int) -> int:
+    """Return how many windows to take at a time: a power of two from 4 to 64."""
+    fit = CACHE_BYTES // (8 * (n_streams + 2 * n_rows) + 1)
+    return int(min(64, max(4, 2 ** int(np.log2(max(fit, 1))))))
+
+
+class SparseProjection:
+    """One pattern, factored sparsely; see `projection.Projection` for what it answers."""
+
+    def __init__(self, source: Rows, measured: Bools, covariance: sp.csr_array, root: sp.csr_array) -> None:
+        keep = sp.diags_array(measured.astype(float))
+        self.source = source
+        self.measured = measured
+        self._root = (keep @ root).tocsr()
+        self._covariance = (keep @ covariance @ keep).tocsr()
+        self._covariance.eliminate_zeros()
+        self._variance = np.asarray(self._covariance.diagonal())
+        self._independent = self._covariance.nnz == np.count_nonzero(self._variance)
+        self.reduced = reduce(source, measured, self._variance > 0.0)
+        self.order = order_rows(self.reduced, self._covariance)
+        self.balances, self.factor, self.times, self.doubtful = self._factor()
+        self.width = width_of(source.n_columns, self.order.rows.n_rows)
+
+    def _factor(self) -> tuple[kernels.Balances, kernels.Factor, int, bool]:
+        """Factor S for this covariance."""
+        order = self.order
+        r = as_csr(order.rows)
+        weighted = as_rows(r @ self._covariance)
+        s = as_rows(as_csr(weighted) @ r.T)
+        lower, diagonal = np.zeros((len(order.l_index), 1)), np.zeros((order.rows.n_rows, 1))
+        kernels.scatter(s.start, s.index, s.value, order.l_start, order.l_index, lower, diagonal)
+        before = diagonal[:, 0].copy()
+        kernels.factorise(
+            order.l_start, order.l_index, order.row_start, order.row_column, order.row_place, lower, diagonal
+        )
+        share = (diagonal[:, 0] / before).min(initial=1.0)
+        balances = kernels.Balances(
+            order.rows.start, order.rows.index, order.rows.value, weighted.start, weighted.index, weighted.value
+        )
+        factor = kernels.Factor(order.l_start, order.l_index, lower[:, 0].copy(), 1.0 / diagonal[:, 0])
+        return balances, factor, 1 if share > SMALL_PIVOT else 3, not share > LOST_PIVOT
+
+    @property
+    def n_nodes(self) -> int:
+        """Number of balances."""
+        return self.source.n_rows
+
+    @property
+    def n_streams(self) -> int:
+        """Number of streams."""
+        return self.source.n_columns
+
+    @property
+    def degrees_of_freedom(self) -> int:
+        """Number of independent balances among measured streams of positive std."""
+        return self.order.rows.n_rows
+
+    @cached_property
+    def redundant(self) -> Bools:
+        """Measured, and determined without their own meter; bool, shape (n_streams,)."""
+        held = np.zeros(self.n_streams, dtype=bool)
+        rest = np.concatenate([self.reduced.kept, self.reduced.idle])
+        held[take_rows(self.reduced.after, rest).index] = True
+        both: Bools = held & self.measured
+        return both
+
+    @cached_property
+    def observable(self) -> Bools:
+        """Measured, or computable; bool, shape (n_streams,)."""
+        free = self._free
+        if not free.any():
+            return np.ones(self.n_streams, dtype=bool)
+        vectors = np.zeros((2, self.n_streams))
+        vectors[:, free] = np.random.default_rng(0).standard_normal((2, int(free.sum())))
+        self._compute(vectors, np.zeros((0, self.n_nodes)))
+        part = abs(vectors).max(axis=0)
+        seen: Bools = self.measured | (part <= NULL_SHARE * part.max())
+        return seen
+
+    def reweighed(self, std: Floats) -> SparseProjection:
+        """Return the same pattern with other, independent std, shape (n_streams,)."""
+        return project_sparse(self.source, self.measured, std)
+
+    def residual(self, values: Floats, rhs: Floats | None) -> Floats:
+        """Return A y - b, shape (n_windows, n_nodes), unmeasured streams counted as zero."""
+        out = np.empty((len(values), self.n_nodes))
+        seen = self._measured_rows
+        kernels.multiply(seen.start, seen.index, seen.value, values, out)
+        return out if rhs is None else out - rhs
+
+    def solve(self, values: Floats, rhs: Floats | None, threads: int = 1) -> Floats:
+        """Return reconciled values, shape (n_windows, n_streams); NaN where unobservable."""
+        out = np.empty(values.shape)
+        scaled = self._scaled(rhs, len(values))
+        rights = np.ascontiguousarray(scaled[:, self.order.nodes])
+
+        def some(first: int, last: int) -> None:
+            given = rights[first:last] if len(rights) else rights
+            width = self._width(last - first)
+            kernels.reconcile_windows(
+                values[first:last], given, self.balances, self.factor, self.times, width, out[first:last]
+            )
+
+        share_out(some, len(values), self.width, threads)
+        if not self.measured.all():
+            out[:, self._free] = 0.0
+            self._compute(out, scaled)
+            out[:, ~self.observable] = np.nan
+        return out
+
+    def solve_varying(self, values: Floats, rhs: Floats | None, std: Floats) -> tuple[Floats, Floats]:
+        """Reconcile windows with std of their own, zero where this pattern's are; as `solve`.
+
+        Returns
+        -------
+        reconciled
+            shape (n_windows, n_streams); NaN where unobservable.
+        least
+            shape (n_windows,): smallest pivot as a share of its diagonal; below `SMALL_PIVOT` digits were lost.
+        """
+        out, least = np.empty(values.shape), np.empty(len(values))
+        scaled = self._scaled(rhs, len(values))
+        rights = np.ascontiguousarray(scaled[:, self.order.nodes])
+        variances = np.where(self.measured, std, 0.0) ** 2
+        width = min(self._width(len(values)), VARYING_WIDTH)
+        kernels.reconcile_varying(
+            values, rights, variances, self.balances, self.order.pattern, self._terms, width, out, least
+        )
+        if not self.measured.all():
+            out[:, self._free] = 0.0
+            self._compute(out, scaled)
+            out[:, ~self.observable] = np.nan
+        return out, least
+
+    def multipliers(self, residual: Floats) -> Floats:
+        """Return the balances' multipliers, shape (n_windows, n_nodes): adjustment = -V A' multipliers."""
+        scaled = self._scaled(residual, len(residual))
+        solved = self._solved(np.ascontiguousarray(scaled[:, self.order.nodes]))
+        scaled[:] = 0.0
+        scaled[:, self.order.nodes] = solved
+        kernels.combine_transposed(scaled, self.reduced.target, self.reduced.source, self.reduced.share)
+        multipliers: Floats = scaled / self.reduced.size
+        return multipliers
+
+    def objective(self, residual: Floats) -> Floats:
+        """Return the weighted sum of squares of the adjustments, shape (n_windows,)."""
+        total: Floats = (self.multipliers(residual) * residual).sum(axis=1)
+        return total
+
+    def objective_of(self, adjustment: Floats) -> Floats:
+        """Return the weighted sum of squares of given adjustments, shape (n_windows,), zero where unmeasured."""
+        if self._independent:
+            positive = self._variance > 0.0
+            total: Floats = (adjustment[:, positive] ** 2 / self._variance[positive]).sum(axis=1)
+            return total
+        share = np.linalg.lstsq(self._root.toarray(), adjustment.T, rcond=1e-12)[0]
+        squares: Floats = (share**2).sum(axis=0)
+        return squares
+
+    def contradiction(self, values: Floats, rhs: Floats | None) -> tuple[int, list[int], float] | None:
+        """Return (window, nodes, what is left open) of the first balance open where nothing can be adjusted."""
+        idle, r = self.reduced.idle, self.reduced
+        if not len(idle) or (rhs is None and not (self.measured & (self._variance == 0.0)).any()):
+            return None
+        left = self._scaled(self.residual(values, rhs), len(values))
+        kernels.combine(left, *r.idle_steps)
+        seen = self._measured_rows
+        terms = np.empty_like(left)
+        kernels.multiply(seen.start, seen.index, abs(seen.value), abs(values), terms)
+        terms = (terms if rhs is None else terms + abs(rhs)) / r.size
+        kernels.combine(terms, r.target, r.source, -abs(r.share))
+        kernels.combine(terms, r.idle_steps[0], r.idle_steps[1], -abs(r.idle_steps[2]))
+        bad = np.argwhere(abs(left[:, idle]) > CONTRADICTION * terms[:, idle])
+        if not bad.size:
+            return None
+        window, which = (int(k) for k in bad[0])
+        weights = np.zeros((1, self.n_nodes))
+        weights[0, idle[which]] = 1.0
+        kernels.combine_transposed(weights, *r.idle_steps)
+        kernels.combine_transposed(weights, r.target, r.source, r.share)
+        open_by = float(left[window, idle[which]] * r.size[idle[which]])
+        return window, np.flatnonzero(abs(weights[0]) > NULL_SHARE).tolist(), open_by
+
+    @cached_property
+    def std(self) -> Floats:
+        """Std of the reconciled values, shape (n_streams,); NaN where unobservable."""
+        variance = np.full(self.n_streams, np.nan)
+        if self._independent and self.times == 1:
+            taken = self._variance**2 * self._seen
+            variance[self.measured] = (self._variance - taken)[self.measured]
+            again = self.measured & (variance < CLOSE_TO_SURE * self._variance)
+        else:
+            again = self.measured & (self.redundant | ~self._independent)
+            variance[self.measured] = self._variance[self.measured]
+        chosen = np.flatnonzero(again | (self.observable & ~self.measured))
+        for first in range(0, len(chosen), 64):
+            some = chosen[first : first + 64]
+            roots = self._functionals(some) @ self._root
+            variance[some] = (roots**2).sum(axis=1)
+        spread: Floats = np.sqrt(variance)
+        return spread
+
+    @cached_property
+    def prior_variance(self) -> Floats:
+        """Variance of the measured values, shape (n_streams,); NaN where unmeasured."""
+        return np.where(self.measured, self._variance, np.nan)
+
+    @cached_property
+    def adjustment_std(self) -> Floats:
+        """Std of the adjustments of error-free meters, shape (n_streams,); zero without redundancy, NaN unmeasured."""
+        if self._independent:
+            variance = self._variance**2 * self._seen
+        else:
+            g = self.balances
+            by_stream = Rows(g.weighted_start, g.weighted_stream, g.weighted, self.n_streams).dense().T
+            variance = (self._solved(by_stream) * by_stream).sum(axis=1)
+        return np.where(self.measured, np.sqrt(np.maximum(variance, 0.0)), np.nan)
+
+    @cached_property
+    def open_nodes(self) -> Bools:
+        """Nodes with an unmeasured stream: their raw imbalance is unknown; bool, shape (n_nodes,)."""
+        unknown = np.zeros(self.n_nodes, dtype=bool)
+        unknown[self.source.row_of_entry()[~self.measured[self.source.index]]] = True
+        return unknown
+
+    @cached_property
+    def imbalance_std(self) -> Floats:
+        """Std of the raw imbalances of error-free meters, shape (n_nodes,)."""
+        spread = as_csr(self.source) @ self._root
+        std: Floats = np.sqrt(np.asarray(spread.multiply(spread).sum(axis=1)).ravel())
+        return std
+
+    @cached_property
+    def bias_information(self) -> Floats:
+        """One over the variance of each meter's bias estimate, shape (n_streams,); zero where it cannot show."""
+        return np.where(self.redundant & (self._variance > 0.0), self._seen, 0.0)
+
+    @cached_property
+    def leak_information(self) -> Floats:
+        """One over the variance of each node's leak estimate, shape (n_nodes,); zero where it cannot show."""
+        information = np.zeros(self.n_nodes)
+        if not len(self.reduced.target):
+            information[self.order.nodes] = self._inverse[1]
+            return information / self.reduced.size**2
+        for first in range(0, self.n_nodes, 64):
+            some = np.arange(first, min(first + 64, self.n_nodes))
+            unit = np.zeros((len(some), self.n_nodes))
+            unit[np.arange(len(some)), some] = 1.0
+            information[some] = self.multipliers(unit)[np.arange(len(some)), some]
+        return information
+
+    def covariance_of(self, streams: Ints) -> Floats:
+        """Return columns of the covariance of the reconciled values, shape (n_streams, k), for (k,) streams."""
+        roots = self._functionals(streams) @ self._root  # shape (k, n_errors)
+        half = np.asarray(roots @ self._root.T)
+        # C C' g', then the projection once more: P g = T V T' g
+        return self.solve(np.ascontiguousarray(half), None).T
+
+    def column(self, stream: int) -> Floats:
+        """Return column `stream` of A, shape (n_nodes,)."""
+        full = np.zeros(self.n_nodes)
+        first, last = self._by_stream.start[stream], self._by_stream.start[stream + 1]
+        full[self._by_stream.index[first:last]] = self._by_stream.value[first:last]
+        return full
+
+    def over_streams(self, multipliers: Floats) -> Floats:
+        """Return A' multipliers, shape (n_windows, n_streams)."""
+        out = np.empty((len(multipliers), self.n_streams))
+        t = self._by_stream
+        kernels.multiply(t.start, t.index, t.value, np.ascontiguousarray(multipliers), out)
+        return out
+
+    def alike(self, streams: Ints, nodes: Ints) -> Ints:
+        """Return a number for the direction in which each bias, then each leak, shows, shape (n_hypotheses,)."""
+        columns = self.order.rows.transposed()
+        units = [self._direction(columns.index[a:b], columns.value[a:b]) for a, b in _spans(columns.start, streams)]
+        at = np.full(self.n_nodes, -1)
+        at[self.order.nodes] = np.arange(len(self.order.nodes))
+        for i in nodes:
+            unit = np.zeros((1, self.n_nodes))
+            unit[0, i] = 1.0
+            self._combine(unit)
+            places = np.flatnonzero((unit[0] != 0.0) & (at >= 0))
+            by_row = places[np.argsort(at[places])]
+            units.append(self._direction(at[by_row], unit[0, by_row]))
+        numbers: dict[Any, int] = {}
+        return np.array([numbers.setdefault(unit, len(numbers)) for unit in units], dtype=np.int64)
+
+    def draw_residuals(self, rng: np.random.Generator, count: int) -> Floats:
+        """Draw raw imbalances of windows without errors, shape (count, n_nodes)."""
+        drawn = rng.standard_normal((count, self._root.shape[1]))
+        errors = drawn * np.sqrt(self._variance) if self._independent else np.asarray(drawn @ self._root.T)
+        return self.residual(errors, None)
+
+    @staticmethod
+    def _direction(index: Ints, value: Floats) -> tuple[tuple[int, float], ...]:
+        """Return a column up to its size and sign, rounded, so that equal directions compare equal."""
+        return tuple(zip(index.tolist(), np.round(value / value[0], 9).tolist(), strict=True)) if len(index) else ()
+
+    def _width(self, n_windows: int) -> int:
+        """Return how many windows to take at a time."""
+        return min(self.width, max(n_windows, 1))
+
+    def _scaled(self, rhs: Floats | None, n_windows: int) -> Floats:
+        """Return right-hand sides of the balances after elimination; none of shape (0, n_nodes) where all are zero."""
+        if rhs is None:
+            return np.zeros((0, self.n_nodes))
+        scaled: Floats = rhs / self.reduced.size
+        self._combine(scaled)
+        return scaled
+
+    def _combine(self, values: Floats) -> None:
+        """Apply the steps of the elimination to values by balance, in place."""
+        kernels.combine(values, self.reduced.target, self.reduced.source, self.reduced.share)
+
+    def _compute(self, out: Floats, scaled: Floats) -> None:
+        """Compute unmeasured streams in place."""
+        r, pivots = self.reduced, self._pivot_rows
+        kernels.compute_unmeasured(out, scaled, r.pivot_row, r.pivot_column, pivots.start, pivots.index, pivots.value)
+
+    def _solved(self, rights: Floats) -> Floats:
+        """Return S^-1 rights, rows in elimination order, shape (n_windows, n_rows)."""
+        out = np.empty(rights.shape)
+        kernels.solve_windows(np.ascontiguousarray(rights), self.factor, self._width(len(rights)), out)
+        return out
+
+    def _functionals(self, streams: Ints) -> Floats:
+        """Return what each reconciled value is of the measured ones: rows of the gain, shape (k, n_streams)."""
+        weights = np.zeros((len(streams), self.n_streams))
+        weights[np.arange(len(streams)), streams] = 1.0
+        pivots, b = self._pivot_rows, self.balances
+        kernels.spread_functional(weights, self.reduced.pivot_column, pivots.start, pivots.index, pivots.value)
+        weights[:, ~self.measured] = 0.0
+        for _ in range(self.times):
+            seen = np.empty((len(streams), self.degrees_of_freedom))
+            kernels.multiply(b.weighted_start, b.weighted_stream, b.weighted, weights, seen)
+            weights -= self._solved(seen) @ as_csr(self.order.rows)
+        return weights
+
+    @cached_property
+    def _terms(self) -> kernels.Terms:
+        """What S sums, for independent meters."""
+        columns = self.order.rows.transposed()
+        return kernels.Terms(
+            *kernels.list_terms(columns.start, columns.index, columns.value, self.order.l_start, self.order.l_index)
+        )
+
+    @cached_property
+    def _free(self) -> Bools:
+        """Unmeasured streams that no balance is left for; bool, shape (n_streams,)."""
+        free: Bools = ~self.measured
+        free[self.reduced.pivot_column] = False
+        return free
+
+    @cached_property
+    def _measured_rows(self) -> Rows:
+        """The balances without unmeasured streams, whose values may be NaN."""
+        held = self.measured[self.source.index]
+        start = np.concatenate([[0], np.cumsum(held)])[self.source.start]
+        return Rows(start, self.source.index[held], self.source.value[held], self.n_streams)
+
+    @cached_property
+    def _pivot_rows(self) -> Rows:
+        """Rows that unmeasured streams are computed from, in order of elimination."""
+        return take_rows(self.reduced.after, self.reduced.pivot_row)
+
+    @cached_property
+    def _by_stream(self) -> Rows:
+        """The balances by stream."""
+        return self.source.transposed()
+
+    @cached_property
+    def _inverse(self) -> tuple[Floats, Floats]:
+        """S^-1 on the pattern of L: below and on the diagonal."""
+        return kernels.inverse_on_pattern(self.factor.start, self.factor.row, self.factor.value, self.factor.inverse)
+
+    @cached_property
+    def _seen(self) -> Floats:
+        """R_j' S^-1 R_j for each stream, shape (n_streams,)."""
+        columns = self.order.rows.transposed()
+        below, on = self._inverse
+        return kernels.quadratic_by_column(
+            columns.start, columns.index, columns.value, self.factor.start, self.factor.row, below, on
+        )
+
+
+def share_out(task: Callable[[int, int], None], count: int, block: int, threads: int) -> None:
+    """Run task(first, last) over 0..count, in as many threads as asked, each some whole blocks."""
+    each = -(-count // (max(threads, 1) * block)) * block
+    if threads <= 1 or each >= count:
+        task(0, count)
+        return
+    firsts = range(0, count, each)
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda first: task(first, min(first + each, count)), firsts))
+
+
+def _spans(start: Ints, chosen: Ints) -> list[tuple[int, int]]:
+    """Return (first, last) of the chosen rows."""
+    return list(zip(start[chosen].tolist(), start[chosen + 1].tolist(), strict=True))
+
+
+def sparse_covariance(std: Floats | None, covariance: Rows | None, known: Bools) -> tuple[sp.csr_array, sp.csr_array]:
+    """Return V and C with V = C C', both shape (n_streams, n_streams); zero where nothing is known."""
+    if std is not None:
+        finite = np.where(known, std, 0.0)
+        return sp.diags_array(finite**2, format="csr"), sp.diags_array(finite, format="csr")
+    assert covariance is not None
+    held = known[covariance.index] & known[covariance.row_of_entry()]
+    row, column, value = covariance.row_of_entry()[held], covariance.index[held], covariance.value[held]
+    full = sp.csr_array((value, (row, column)), shape=covariance.shape)
+    return full, _root_by_cluster(full)
+
+
+def _root_by_cluster(covariance: sp.csr_array) -> sp.csr_array:
+    """Return C with covariance = C C', cluster by cluster of correlated streams."""
+    from scipy.sparse.csgraph import connected_components
+
+    _, label = connected_components(covariance, directed=False)
+    order = np.argsort(label, kind="stable")
+    blocks = []
+    for members in np.split(order, np.flatnonzero(np.diff(label[order])) + 1):
+        if len(members) > 1:
+            root = positive_root(covariance[members][:, members].toarray())
+        else:
+            root = np.sqrt(covariance[members][:, members].toarray())
+        row, column = np.nonzero(root)
+        blocks.append((members[row], members[column], root[row, column]))
+    rows, columns, values = (np.concatenate(part) for part in zip(*blocks, strict=True))
+    return sp.csr_array((values, (rows, columns)), shape=covariance.shape)
+
+
+def project_sparse(rows: Rows, measured: Bools, std: Floats) -> SparseProjection:
+    """Factor one pattern of independent meters.
+
+    Parameters
+    ----------
+    rows
+        The balances, shape (n_nodes, n_streams).
+    measured
+        bool, shape (n_streams,).
+    std
+        shape (n_streams,), not read where unmeasured.
+    """
+    return SparseProjection(rows, measured, *sparse_covariance(std, None, measured & np.isfinite(std)))

@@ -1,0 +1,57 @@
+"""Square roots of covariances, and which streams have one.
+
+Here: what std and covariance mean to the factors. Not here: their shapes and signs (inputs.py).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from processing.balance.errors import BalanceError
+from processing.balance.inputs import Bools, Floats, Rows
+
+NEGATIVE = -1e-9
+"""An eigenvalue of the correlations below this is not rounding: printed correlations have more digits."""
+
+
+def known_of(std: Floats | None, covariance: Rows | None) -> Bools:
+    """Return which streams have a finite std, bool, shape (n_streams,)."""
+    if std is not None:
+        return np.isfinite(std)
+    assert covariance is not None
+    known = np.ones(covariance.n_rows, dtype=bool)
+    own = covariance.row_of_entry() == covariance.index
+    known[covariance.index[own & ~np.isfinite(covariance.value)]] = False
+    others = known[covariance.index] & known[covariance.row_of_entry()]
+    if not np.isfinite(covariance.value[others]).all():
+        raise BalanceError("covariance between two streams of finite std must be finite")
+    return known
+
+
+def root_of(std: Floats | None, covariance: Rows | None, n: int) -> tuple[Floats, Bools]:
+    """Return C with V = C C', shape (n,) if diagonal, else (n, n), and which streams have a finite std."""
+    known = known_of(std, covariance)
+    if std is not None:
+        return np.where(known, std, 0.0), known
+    assert covariance is not None
+    full = np.where(np.outer(known, known), covariance.dense(), 0.0)
+    return positive_root(full), known
+
+
+def positive_root(covariance: Floats) -> Floats:
+    """Return C with covariance = C C', shape (n, n).
+
+    Raises
+    ------
+    BalanceError
+        If it is not positive semidefinite.
+    """
+    size = np.sqrt(np.diagonal(covariance))
+    scale = np.where(size > 0, size, 1.0)
+    value, vector = np.linalg.eigh(covariance / np.outer(scale, scale))
+    if value.min(initial=0.0) < NEGATIVE:
+        raise BalanceError(
+            f"covariance must be positive semidefinite, smallest eigenvalue of correlations {value.min():.3g}"
+        )
+    root: Floats = scale[:, None] * vector * np.sqrt(np.maximum(value, 0.0))
+    return root
