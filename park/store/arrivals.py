@@ -60,13 +60,13 @@ def announce(conn: psycopg.Connection, added: list[Added]) -> None:
     spans = spans_of(added)
     if not spans:
         return
-    conn.execute("select pg_advisory_xact_lock(%s)", [LOCK_KEY])
-    with conn.cursor() as cursor:
+    with conn.pipeline(), conn.cursor() as cursor:      # one way there and back instead of one each
+        cursor.execute("select pg_advisory_xact_lock(%s)", [LOCK_KEY])
         cursor.executemany(
             "insert into arrival (period_start, period_end, row_count, received_at) values (%s, %s, %s, %s)",
             [(instant_at(s.start_us), instant_at(s.end_us), s.row_count, instant_at(s.received_us)) for s in spans],
         )
-    conn.execute("select pg_notify(%s, '')", [CHANNEL])
+        cursor.execute("select pg_notify(%s, '')", [CHANNEL])
 
 
 def spans_of(added: list[Added], *, gap_us: int = SPAN_GAP_US, limit: int = SPANS_LIMIT) -> list[Arrival]:
