@@ -61,6 +61,7 @@ async def simulate(
     stop: asyncio.Event,
     armed: asyncio.Event,
     on_state: OnState,
+    leave: asyncio.Event | None = None,
 ) -> None:
     """Serve a park's meters until `stop` is set.
 
@@ -86,6 +87,8 @@ async def simulate(
     on_state
         Told `serving` (with `endpoints` as they are), `unserved` (meters that stay silent, and why), `armed`,
         `late` and `on_time`, `drained`.
+    leave
+        Where given, the servers stay after the drain until it is set, so that clients can go before them.
 
     Raises
     ------
@@ -104,6 +107,8 @@ async def simulate(
             on_state("serving", run.serving())
             await run.sample(sent_file, stop)
             await run.drain()
+            if leave is not None:
+                await leave.wait()
 
 
 class _Run:

@@ -103,6 +103,9 @@ class ServiceCommand:
         File that its stderr is added to; None leaves it on this process's stderr.
     ready
         The state from which on a crash is answered by restarts without end.
+    finished
+        The state in which a service that was told to stop has done its work, but stays for others until it is told
+        to leave; None: its end says so.
     keep_open
         Descriptors that the process inherits (the lock of the data folder).
     """
@@ -111,6 +114,7 @@ class ServiceCommand:
     arguments: Sequence[str]
     log: Path | None = None
     ready: str = "loaded"
+    finished: str | None = None
     keep_open: Sequence[int] = ()
 
 
@@ -167,18 +171,27 @@ class Service:
             raise self._failure
         return self.states[state]
 
-    async def stop(self, timeout_s: float) -> bool:
+    async def finish(self, timeout_s: float) -> bool:
         """Let the service finish its work; return whether it did so within the time (else it is killed).
 
         A service that has only loaded has nothing to finish, and may be deaf while it builds up: it is ended at once.
         """
         self._stopping.set()
-        self.order("stop")
         has_begun = not self.states.keys() <= {"loaded"}
-        finished = await self._ended_within(timeout_s) if has_begun else True
+        self.order("stop")
+        finished = await self._finished_within(timeout_s) if has_begun else True
+        if not (finished and has_begun):
+            self.kill()
+        return finished
+
+    async def stop(self, timeout_s: float) -> bool:
+        """Let the service finish its work and leave; return whether it did so within the time (else it is killed)."""
+        finished = await self.finish(timeout_s)
+        self.order("leave")
+        left = await self._ended_within(timeout_s if finished else 0.0)
         self.kill()
         await self._ended_within(None)
-        return finished
+        return finished and left
 
     def kill(self) -> None:
         """End the process at once."""
@@ -192,6 +205,16 @@ class Service:
         """The process id, None when none runs."""
         running = self._process is not None and self._process.returncode is None
         return self._process.pid if self._process is not None and running else None
+
+    async def _finished_within(self, timeout_s: float) -> bool:
+        """Wait for the state that says that the work is done, or for the keeper's end."""
+        if self.command.finished is None:
+            return await self._ended_within(timeout_s)
+        async with self._changed:
+            done = self._changed.wait_for(lambda: self.state in (self.command.finished, "stopped"))
+            with suppress(TimeoutError):
+                return bool(await asyncio.wait_for(done, timeout_s))
+        return False
 
     async def _ended_within(self, timeout_s: float | None) -> bool:
         """Wait for the keeper's end."""
@@ -289,12 +312,14 @@ def describe_exit(code: int) -> str:
 
 
 async def stop_in_order(services: Sequence[Service], within_s: float, tell: Callable[[str], None]) -> None:
-    """Stop services one after the other, the next when the one before has finished, all within a time."""
+    """Stop services, the next when the one before has done its work, all within a time; none leaves before the last."""
     deadline = time.monotonic() + within_s
     for service in services:
-        share_s = (deadline - time.monotonic()) / 2 if service is not services[-1] else deadline - time.monotonic()
-        if not await service.stop(max(0.0, share_s)):
-            tell(f"{service.name} did not finish within {max(0.0, share_s):.1f} s and was ended")
+        left_s = max(0.0, deadline - time.monotonic())
+        share_s = left_s if service is services[-1] else left_s / 2
+        if not await service.finish(share_s):
+            tell(f"{service.name} did not finish within {share_s:.1f} s and was ended")
+    await asyncio.gather(*(service.stop(max(0.0, deadline - time.monotonic())) for service in services))
 
 
 def _log_file(path: Path | None) -> AbstractContextManager[IO[bytes] | None]:
