@@ -7,7 +7,7 @@ Here: what a demo is made of and in which order it begins and ends. Processes, s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -98,6 +98,7 @@ class _Demo:
         self.screen = screen
         self.machine = Machine(folder, screen, headless=headless)
         self.files = folder.new_run(datetime.now(UTC))
+        self.plan = self.files / "run.json"
         self.run: RunFile | None = None
         self.began = time()
         self.temporary = is_temporary(options)
@@ -131,8 +132,10 @@ class _Demo:
         """Start everything, and return when every subscription is armed and counting has begun."""
         screen, park = self.screen, self.options.park
         scenario = ["--scenario", str(self.options.scenario)] if self.options.scenario is not None else []
-        simulate = self.machine.launch("simulate", park, "--seed", str(self.options.seed), *scenario)
-        collect, process = self.machine.launch("collect", park), self.machine.launch("process", park)
+        simulate = self.machine.launch("simulate", park, self.plan, "--seed", str(self.options.seed), *scenario)
+        collect, process = (
+            self.machine.launch(name, park, self.folder.runfile) for name in ("collect", "process")
+        )
         screen.step("database")
         dsn = start_database(self.machine, None)
         screen.done("database")
@@ -141,15 +144,15 @@ class _Demo:
         screen.done("broker", broker.description.removeprefix("broker: "))
         screen.step("simulators")
         await asyncio.gather(*(service.reached("loaded") for service in (simulate, collect, process)))
-        run = self._write_run(dsn, broker.url)
+        plan = self._plan_run(dsn, broker.url)
         simulate.order("start")
-        process.order("start")
         serving = await simulate.reached("serving")
-        run = self._write_endpoints(run, serving)
+        self.run = self._begin_run(plan, serving)
         screen.done("simulators", f"{serving.get('opcua')} meters over OPC UA, {serving.get('mqtt')} over MQTT")
         screen.step("subscriptions")
         collect.order("start")
-        self.machine.watch(dsn, run.clock)
+        process.order("start")
+        self.machine.watch(dsn, self.run.clock)
         armed = await collect.reached("armed")
         simulate.order("armed")
         screen.done("subscriptions", ", ".join(f"{value} {name}" for name, value in armed.items()))
@@ -169,24 +172,27 @@ class _Demo:
         self.machine.start_server("the broker", broker)
         return broker
 
-    def _write_run(self, dsn: str, broker: str) -> RunFile:
-        """Begin the run's clock, and say in run.json how the run is reached."""
+    def _plan_run(self, dsn: str, broker: str) -> RunFile:
+        """Say in a run.json of their own what the simulators shall do: listen anywhere, begin when they serve."""
         from park.load import load_park
 
-        park = load_park(self.options.park)
-        self.run = RunFile(
-            dsn=dsn, park=str(self.options.park), endpoints=anywhere(park), broker=broker,
+        plan = RunFile(
+            dsn=dsn, park=str(self.options.park), endpoints=anywhere(load_park(self.options.park)), broker=broker,
             sent=str(self.files / "sent.csv"), truth=str(self.files / "truth.csv"),
-            faults=str(self.files / "faults.csv"), clock=begin_clock(dsn, self.options),
+            faults=str(self.files / "faults.csv"), clock=plan_clock(dsn, self.options),
         )
-        self.run.write(self.folder.runfile)
-        return self.run
+        plan.write(self.plan)
+        return plan
 
-    def _write_endpoints(self, run: RunFile, serving: Any) -> RunFile:
-        """Say in run.json where the simulators listen."""
-        self.run = replace(run, endpoints={**run.endpoints, **serving.get("endpoints", {})})
-        self.run.write(self.folder.runfile)
-        return self.run
+    def _begin_run(self, plan: RunFile, serving: Mapping[str, Any]) -> RunFile:
+        """Say in run.json where the simulators listen and when the run began; they find it so if they crash."""
+        run = replace(
+            plan, endpoints={**plan.endpoints, **serving["endpoints"]},
+            clock=replace(plan.clock, epoch=serving["epoch"]),
+        )
+        run.write(self.plan)
+        run.write(self.folder.runfile)
+        return run
 
     async def _report(self) -> bool:
         """Write the report; return whether everything sent was stored as it was."""
@@ -216,7 +222,7 @@ def anywhere(park: Park) -> dict[str, str]:
     return dict.fromkeys(endpoints, "opc.tcp://127.0.0.1:0")
 
 
-def begin_clock(dsn: str, options: DemoOptions) -> RunClock:
+def plan_clock(dsn: str, options: DemoOptions) -> RunClock:
     """Return the clock of a run that begins now, after everything that the store holds.
 
     Raises

@@ -2,8 +2,10 @@
 
 It waits for the end of its standard input, which comes when the supervisor closes it or dies, `kill -9` included. Then
 it waits until no process of the run uses the data folder any more, kills what still does after a grace, and removes
-the folder if it was temporary. It imports nothing but the standard library: it runs as a file of its own
-(`python -I -S guard.py`), because it has to outlive everything else and cost nothing meanwhile.
+the folder if it was temporary. A process of the run is one of this program that began after the guard.
+
+It imports nothing but the standard library: it runs as a file of its own (`python -I -S guard.py`), because it has to
+outlive everything else and cost nothing meanwhile.
 """
 
 from __future__ import annotations
@@ -78,13 +80,23 @@ def _wait_for_ends(pids: list[int], timeout_s: float) -> bool:
 
 
 def processes_using(folder: Path) -> list[int]:
-    """Return the processes of this program that work in `folder` or have a file open in it."""
+    """Return the processes of this program, younger than this one, that work in `folder` or have a file open in it."""
     pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-    return [pid for pid in pids if pid != os.getpid() and _is_of_a_run(pid) and _uses(pid, str(folder))]
+    began = _begin(os.getpid())
+    others = [pid for pid in pids if pid != os.getpid() and _begin(pid) >= began]
+    return [pid for pid in others if _is_ours(pid) and _uses(pid, str(folder))]
 
 
-def _is_of_a_run(pid: int) -> bool:
-    """Whether the process is one that a run starts: a look into the folder from a shell is left alone."""
+def _begin(pid: int) -> int:
+    """Return when a process began [clock ticks since boot], field 22 of proc(5) stat; 0 if it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return 0
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether the process is of this program: a look into the folder from a shell is left alone."""
     try:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         program = Path(f"/proc/{pid}/exe").readlink().name

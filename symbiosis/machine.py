@@ -77,11 +77,12 @@ class Machine:
         self._stop_watching()
         await self._stack.aclose()
 
-    def launch(self, name: str, park: Path, *options: str) -> Service:
-        """Start a service's process; it loads, and begins with the order `start`."""
-        arguments = service_arguments(name, str(park), "--run", str(self.folder.runfile), *options)
+    def launch(self, name: str, park: Path, run: Path, *options: str) -> Service:
+        """Start a service's process; it loads, and begins with the order `start`, for which `run` must be there."""
+        arguments = service_arguments(name, str(park), "--run", str(run), *options)
         log = None if self._headless else self.folder.logs / f"{name}.log"
-        command = ServiceCommand(name, arguments, log=log, keep_open=(self.folder.lock,))
+        finished = "drained" if name == "simulate" else None        # its servers outlast their clients
+        command = ServiceCommand(name, arguments, log=log, finished=finished, keep_open=(self.folder.lock,))
         service = Service(command, self.screen.note)
         self.services[name] = service
         service.launch()

@@ -77,7 +77,7 @@ async def _conduct(options: RunOptions, folder: HeldFolder, screen: Screen, *, h
 async def _begin(machine: Machine, options: RunOptions) -> None:
     """Start everything; a source that is away is the collector's to wait for."""
     screen = machine.screen
-    collect, process = (machine.launch(name, options.park.absolute()) for name in SERVICES)
+    collect, process = (machine.launch(name, options.park.absolute(), machine.folder.runfile) for name in SERVICES)
     screen.step("database")
     dsn = start_database(machine, options.dsn)
     screen.done("database")

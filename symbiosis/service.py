@@ -8,7 +8,7 @@ Supervised (`--supervised`), it says where it is in JSON lines on stdout and tak
                                     <- {"state": "loaded"}            imports are done
     start                           -> reads run.json and begins
                                     <- {"state": "serving", ...}      what the service says of itself
-    armed, stop                     -> as the service knows them
+    armed, stop, leave              -> as the service knows them
     end of stdin                    -> the supervisor is dead: ends at once
 
 The services themselves are in `simulators.serve`, `collector.agent` and `processing.cycle`; `symbiosis.services`

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+import math
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from time import time
 
@@ -21,6 +23,7 @@ from symbiosis.runfile import RunFile
 from symbiosis.service import Body, Orders, Say, run_service
 
 DEFAULT_BROKER = "mqtt://127.0.0.1:1883"
+PENDING = 0.0       # epoch of a run that has not begun
 
 
 def start(name: str, options: argparse.Namespace) -> int:
@@ -30,7 +33,9 @@ def start(name: str, options: argparse.Namespace) -> int:
 
 
 def new_clock(speed: float, start: datetime | None, back_s: float) -> RunClock:
-    """Return the clock of a run that begins now.
+    """Return the clock of a run that begins as soon as its simulators serve; its epoch is `PENDING` until then.
+
+    At speed 1 and without a start it is that of the world, which waits for nobody.
 
     Parameters
     ----------
@@ -41,10 +46,31 @@ def new_clock(speed: float, start: datetime | None, back_s: float) -> RunClock:
     back_s
         Wall seconds that a fast run lasts until it reaches now, about.
     """
-    epoch = time()
+    now = time()
     if start is not None:
-        return RunClock(epoch, start.timestamp(), speed)
-    return RunClock(epoch, epoch if speed == 1.0 else epoch - speed * back_s, speed)
+        return RunClock(PENDING, start.timestamp(), speed)
+    return RunClock(now, now) if speed == 1.0 else RunClock(PENDING, now - speed * back_s, speed)
+
+
+@dataclass(frozen=True)
+class PendingClock(RunClock):
+    """A run's clock that stands at its start until the run begins: building up a plant takes none of its time.
+
+    A run with the same start and seed thus begins with the same readings, however fast the machine.
+    """
+
+    @classmethod
+    def of(cls, clock: RunClock) -> PendingClock:
+        """Return the clock, not yet running."""
+        return cls(math.inf, clock.start, clock.speed)
+
+    def at(self, wall: float) -> float:
+        """Return the run time [s] at the wall time `wall` [s]."""
+        return self.start if self.epoch == math.inf else super().at(wall)
+
+    def begin(self) -> None:
+        """Let it run from now on."""
+        object.__setattr__(self, "epoch", time())       # the one change of a clock, before anybody has read it
 
 
 @dataclass(frozen=True)
@@ -78,14 +104,24 @@ def load_simulate(options: argparse.Namespace) -> Body:
 
     def body(orders: Orders, say: Say) -> None:
         run = RunFile.read(options.run) if options.run is not None else _new_simulation(options)
+        clock = PendingClock.of(run.clock) if run.clock.epoch == PENDING else run.clock
         if not options.supervised:
             orders.give("armed")
 
-        async def work(stop: asyncio.Event, armed: asyncio.Event) -> None:
+        def tell(state: str, detail: Mapping[str, object]) -> None:
+            if state == "serving":
+                if isinstance(clock, PendingClock):
+                    clock.begin()
+                detail = {**detail, "epoch": clock.epoch}
+                if options.run is None:
+                    replace(run, clock=RunClock(clock.epoch, clock.start, clock.speed)).write(_runfile(options))
+            say(state, detail)
+
+        async def work(stop: asyncio.Event, armed: asyncio.Event, leave: asyncio.Event) -> None:
             await simulate(
-                park, scenario, run.clock, seed=options.seed, endpoints=run.endpoints, broker=run.broker,
+                park, scenario, clock, seed=options.seed, endpoints=run.endpoints, broker=run.broker,
                 sent=Path(run.sent), truth=Path(run.truth), faults=Path(run.faults), stop=stop, armed=armed,
-                on_state=say,
+                on_state=tell, leave=leave if options.supervised else None,
             )
 
         asyncio.run(_with_events(orders, work))
@@ -94,17 +130,21 @@ def load_simulate(options: argparse.Namespace) -> Body:
 
 
 def _new_simulation(options: argparse.Namespace) -> RunFile:
-    """Return a run by hand, and write its run.json, from which others by hand take the clock."""
+    """Return a run by hand; its run.json, from which others by hand take the clock, is written when it begins."""
     options.out.mkdir(parents=True, exist_ok=True)
     out = options.out.resolve()
-    (out / "sent.csv").unlink(missing_ok=True)      # a sent file that is there would be continued
-    run = RunFile(
+    for old in (out / "sent.csv", _runfile(options)):       # a sent file that is there would be continued
+        old.unlink(missing_ok=True)
+    return RunFile(
         dsn="", park=str(options.park.resolve()), endpoints={}, broker=options.broker or DEFAULT_BROKER,
         sent=str(out / "sent.csv"), truth=str(out / "truth.csv"), faults=str(out / "faults.csv"),
         clock=new_clock(options.speed, options.start, 600.0),
     )
-    run.write(out / "run.json")
-    return run
+
+
+def _runfile(options: argparse.Namespace) -> Path:
+    """Return where a run by hand says how it is reached."""
+    return Path(options.out).resolve() / "run.json"
 
 
 def load_collect(options: argparse.Namespace) -> Body:
@@ -117,7 +157,7 @@ def load_collect(options: argparse.Namespace) -> Body:
     def body(orders: Orders, say: Say) -> None:
         with _store(options) as around:
 
-            async def work(stop: asyncio.Event, _armed: asyncio.Event) -> None:
+            async def work(stop: asyncio.Event, _armed: asyncio.Event, _leave: asyncio.Event) -> None:
                 await collect(
                     park, around.dsn, around.clock, endpoints=around.endpoints, broker=around.broker, stop=stop,
                     on_state=say,
@@ -130,9 +170,8 @@ def load_collect(options: argparse.Namespace) -> Body:
 
 def load_process(options: argparse.Namespace) -> Body:
     """Import what processing needs, and read the park."""
-    from processing.cycle import process
-
     from park.load import load_park
+    from processing.cycle import process
 
     park = load_park(options.park)
 
@@ -143,16 +182,17 @@ def load_process(options: argparse.Namespace) -> Body:
     return body
 
 
-async def _with_events(
-    orders: Orders, work: Callable[[asyncio.Event, asyncio.Event], Awaitable[None]]
-) -> None:
-    """Do `work` with events of this loop that the orders `stop` and `armed` set."""
+Work = Callable[[asyncio.Event, asyncio.Event, asyncio.Event], Awaitable[None]]
+
+
+async def _with_events(orders: Orders, work: Work) -> None:
+    """Do `work` with events of this loop that the orders `stop`, `armed` and `leave` set."""
     loop = asyncio.get_running_loop()
-    stop, armed = asyncio.Event(), asyncio.Event()
-    orders.on("stop", lambda: loop.call_soon_threadsafe(stop.set))
-    orders.on("armed", lambda: loop.call_soon_threadsafe(armed.set))
+    events = {order: asyncio.Event() for order in ("stop", "armed", "leave")}
+    for order, event in events.items():
+        orders.on(order, partial(loop.call_soon_threadsafe, event.set))
     try:
-        await work(stop, armed)
+        await work(*events.values())
     finally:
         orders.forget()     # before the loop closes: an order that comes now has nobody to act
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -113,18 +114,26 @@ def test_the_guard_removes_a_temporary_folder_and_keeps_another(tmp_path):
 def test_the_guard_waits_for_processes_of_the_run_and_outlives_signals(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
+    elder, keeper = _start_user(folder, "symbiosis"), _run_guard(folder)
+    _await_ready(keeper)
     user = _start_user(folder, "symbiosis")
-    keeper = _run_guard(folder)
-    assert guard.processes_using(folder) == [user.pid]
+    assert guard.processes_using(folder) == [elder.pid, user.pid]       # both are younger than these tests
     keeper.stdin.close()
-    while not _ignores_sigterm(keeper.pid):
-        pass
     os.kill(keeper.pid, signal.SIGTERM)
     with pytest.raises(subprocess.TimeoutExpired):
         keeper.wait(0.5)
     user.communicate("")
     keeper.wait(5)
+    assert elder.poll() is None         # began before the guard: of another run
+    elder.communicate("")
     assert not folder.exists()
+
+
+def _await_ready(keeper) -> None:
+    """Wait until the guard waits, 10 ms after which a process counts as younger (proc(5) counts in ticks)."""
+    while not _ignores_sigterm(keeper.pid):
+        pass
+    time.sleep(0.02)
 
 
 def _ignores_sigterm(pid: int) -> bool:
@@ -135,8 +144,9 @@ def _ignores_sigterm(pid: int) -> bool:
 def test_the_guard_kills_what_does_not_go_and_leaves_strangers_alone(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
-    ours, stranger = _start_user(folder, "symbiosis"), _start_user(folder, "notebook")
     keeper = _run_guard(folder, grace_s=0.3)
+    _await_ready(keeper)
+    ours, stranger = _start_user(folder, "symbiosis"), _start_user(folder, "notebook")
     keeper.communicate()
     assert ours.wait(5) == -signal.SIGKILL
     assert stranger.poll() is None
