@@ -19,10 +19,9 @@ import numpy.typing as npt
 
 from park.model import WATER_DENSITY, Node, Park, Stream
 from park.units import Dimension, dimension, to_si, to_si_difference
-from simulators.levels import Level, flow_guess, level, unit_dimension
+from simulators.levels import Levels
 from simulators.projection import Problem, UnclosableError, project, project_within
 from simulators.scenario import Scenario, StreamScenario, TankScenario
-from simulators.scenario_checks import properties_of
 from simulators.signals import draw
 from simulators.steam import Region, Water
 
@@ -132,6 +131,7 @@ class Plant:
 
     def __init__(self, park: Park, scenario: Scenario, seed: int, water: Water) -> None:
         self.park, self.scenario, self._seed, self._water = park, scenario, seed, water
+        self._levels = Levels(park, scenario)
         self.node_index = {node.id: i for i, node in enumerate(park.nodes)}
         self.stream_index = {stream.id: j for j, stream in enumerate(park.streams)}
         self.played = [scenario.streams.get(s.id, StreamScenario()) for s in park.streams]
@@ -192,23 +192,21 @@ class Plant:
     @cached_property
     def property_names(self) -> tuple[str, ...]:
         """Every quality property that a stream of the park has, sorted."""
-        return tuple(sorted({p for s in self.park.streams for p in properties_of(self.park, self.scenario, s)}))
-
-    def _level(self, stream: Stream, name: str) -> Level:
-        return level(self.park, self.scenario, stream, name)
+        return tuple(sorted({p for s in self.park.streams for p in self._levels.properties(s)}))
 
     def _property(self, name: str) -> Properties:
-        has = [name in properties_of(self.park, self.scenario, s) for s in self.park.streams]
-        levels = [self._level(s, name) if h else None for s, h in zip(self.park.streams, has, strict=True)]
-        table = [(np.nan, 0.0, 1.0) if v is None else (v.mean, v.std, v.period_s) for v in levels]
-        mean, std, period = np.array(table, dtype=float).reshape(-1, 3).T
-        scale = [self._fraction_scale(s, name) if h else 1.0 for s, h in zip(self.park.streams, has, strict=True)]
-        return Properties(mean * scale, std * scale, period)
+        mean, std, period = np.full(len(self.flow), np.nan), np.zeros(len(self.flow)), np.ones(len(self.flow))
+        for j, stream in enumerate(self.park.streams):
+            if name in self._levels.properties(stream):
+                level, scale = self._levels.of(stream, name), self._fraction_scale(stream, name)
+                mean[j], std[j], period[j] = level.mean * scale, level.std * scale, level.period_s
+        return Properties(mean, std, period)
 
     def _fraction_scale(self, stream: Stream, name: str) -> float:
         """Return what turns a conserved component that is given as a concentration into a mass fraction."""
         conserved = any(name in node.components for node in self.park.nodes)
-        concentration = unit_dimension(self.park, self.scenario, stream, name) == Dimension.CONCENTRATION
+        units = self._levels.units(stream, name)
+        concentration = bool(units) and dimension(units[0]) == Dimension.CONCENTRATION
         return 1.0 / WATER_DENSITY if conserved and concentration else 1.0
 
     # -- balances -------------------------------------------------------------------------------------------------
@@ -257,7 +255,7 @@ class Plant:
         """Return the wanted flow, how far it may move, and the least of it, for the streams of `columns`."""
         streams = [self.park.streams[j] for j in columns]
         given = [s.nominal_si for s in streams]
-        guess = [flow_guess(self.park, s) if g is None else g for s, g in zip(streams, given, strict=True)]
+        guess = [self._levels.flow_guess(s) if g is None else g for s, g in zip(streams, given, strict=True)]
         known = [abs(g) for g in guess if g]
         scale = float(np.median(known)) if known else EMPTY_SCALE
         desired = np.array([scale if g is None else g for g in guess])
@@ -292,8 +290,8 @@ class Plant:
     def _state_levels(self) -> None:
         """Read temperatures and pressures, and what enthalpy each region of steam has room for."""
         streams, water = self.park.streams, self._water
-        pressures = [self._level(s, "pressure") for s in streams]
-        temperatures = [self._level(s, "temperature") for s in streams]
+        pressures = [self._levels.of(s, "pressure") for s in streams]
+        temperatures = [self._levels.of(s, "temperature") for s in streams]
         self.pressure = np.array([p.mean for p in pressures])
         self.pressure_std = np.array([p.std for p in pressures])
         self.pressure_period = np.array([p.period_s for p in pressures])
@@ -405,7 +403,7 @@ class Plant:
         columns = balance.streams
         fraction = self.properties[component].mean.copy()
         flow = self.flow[columns]
-        guessed = [self._level(self.park.streams[j], component).guessed for j in columns]
+        guessed = [self._levels.of(self.park.streams[j], component).guessed for j in columns]
         soft = np.where(guessed, GUESSED_X, GIVEN_X) * np.abs(flow)
         sent = self._solve(balance, self.kept[columns], np.zeros(len(columns)), flow * fraction[columns], soft,
                            (np.minimum(flow, 0.0), np.maximum(flow, 0.0)))

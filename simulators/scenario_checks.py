@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from park.model import Park, QualityLimit, Stream
+from park.model import Park
 from park.units import UnknownUnitError, dimension, dimensions_of_quantity
 from park.wording import Speller, either, show
+from simulators.levels import STATE, Levels
 
 if TYPE_CHECKING:
     from simulators.scenario import Fault, Scenario, Size
-
-STATE = ("temperature", "pressure")
 
 
 class Mistake(NamedTuple):
@@ -31,25 +30,6 @@ def mistakes(scenario: Scenario, park: Park) -> Iterator[Mistake]:
     """Yield every mistake of a scenario, in no order."""
     for check in (_unknown_names, _unknown_profiles, _properties_without_mass, _wrong_units, _wrong_faults):
         yield from check(scenario, park)
-
-
-def limits_of(park: Park, stream: str) -> Iterator[QualityLimit]:
-    """Yield the agreed limits on a stream: those of the exchanges in which it counts positive."""
-    for exchange in park.exchanges:
-        if exchange.signed_streams.get(stream, 0.0) > 0.0:
-            yield from exchange.agreement.quality
-
-
-def properties_of(park: Park, scenario: Scenario, stream: Stream) -> tuple[str, ...]:
-    """Return the quality properties that a stream has: what is metered, agreed, played or conserved, sorted."""
-    names = {m.property_name for m in park.meters if stream.id in m.signed_streams}
-    names |= {limit.property for limit in limits_of(park, stream.id)}
-    played = scenario.streams.get(stream.id)
-    names |= set() if played is None else set(played.properties)
-    if stream.carries_mass:
-        ends = (stream.from_node, stream.to_node)
-        names |= {c for end in ends if end in park.node for c in park.node[end].components}
-    return tuple(sorted(name for name in names if name is not None and name not in STATE))
 
 
 def _unknown(path: tuple[str | int, ...], what: str, name: str, known: Collection[str]) -> Iterator[Mistake]:
@@ -88,6 +68,7 @@ def _properties_without_mass(scenario: Scenario, park: Park) -> Iterator[Mistake
 
 def _wrong_units(scenario: Scenario, park: Park) -> Iterator[Mistake]:
     """Find units that are unknown, or measure something else than the property or its meters do."""
+    said = Levels(park, scenario)
     for stream, played in scenario.streams.items():
         given = [("temperature", played.temperature), ("pressure", played.pressure)]
         for name, level in given:
@@ -97,7 +78,10 @@ def _wrong_units(scenario: Scenario, park: Park) -> Iterator[Mistake]:
             yield from _unit(("streams", stream, "pressure_drop", "unit"), played.pressure_drop.unit, "pressure")
         for name, level in played.properties.items():
             path = ("streams", stream, "properties", name, "unit")
-            yield from _unit(path, level.unit, f"quality.{name}") or _as_metered(path, level.unit, name, stream, park)
+            wrong = _unit(path, level.unit, f"quality.{name}")
+            if not wrong and stream in park.stream:
+                wrong = _as_metered(path, level.unit, name, said.units(park.stream[stream], name))
+            yield from wrong
 
 
 def _unit(path: tuple[str | int, ...], unit: str, quantity: str) -> list[Mistake]:
@@ -112,10 +96,8 @@ def _unit(path: tuple[str | int, ...], unit: str, quantity: str) -> list[Mistake
     return []
 
 
-def _as_metered(path: tuple[str | int, ...], unit: str, name: str, stream: str, park: Park) -> list[Mistake]:
+def _as_metered(path: tuple[str | int, ...], unit: str, name: str, units: list[str]) -> list[Mistake]:
     """Return a mistake if the stream's meters of a property, or its limits, measure something else than the unit."""
-    units = [m.unit for m in park.meters if m.property_name == name and stream in m.signed_streams]
-    units += [limit.unit for limit in limits_of(park, stream) if limit.property == name]
     other = next((u for u in units if dimension(u) != dimension(unit)), None)
     return [] if other is None else [Mistake(path, f"{unit} cannot be compared with {other}, as {name} is measured")]
 
@@ -148,7 +130,7 @@ def _wrong_subject(scenario: Scenario, park: Park, fault: Fault, index: int, num
     yield from found
     if not found:
         stream = park.stream[subject.stream]
-        known = (*properties_of(park, scenario, stream), *(STATE if stream.carries_mass else ()))
+        known = (*Levels(park, scenario).properties(stream), *(STATE if stream.carries_mass else ()))
         what = f"property of stream {subject.stream!r} called"
         yield from _unknown((*path, "property"), what, subject.property, known)
         quantity = subject.property if subject.property in STATE else f"quality.{subject.property}"
