@@ -43,7 +43,7 @@ from park.errors import BrokerError, InputError
 _logger = logging.getLogger(__name__)
 
 DEFAULT_PORT = 1883             # IANA: mqtt
-KEEP_ALIVE_S = 15
+KEEP_ALIVE_S = 10               # a broker that is gone without a word is noticed within twice this
 CONNECT_S = 4.0                 # reaching the broker
 SUBSCRIBE_S = 10.0              # its answers to CONNECT and all SUBSCRIBEs
 CLOSE_S = 1.0

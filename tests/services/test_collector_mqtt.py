@@ -13,10 +13,12 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from collector.agent import collect
+from collector.mqtt import client
 from park.clock import REAL_TIME
 from park.errors import InputError
 from tests.collector.running import PATIENCE_S, at, collecting, mqtt, park_of, rows, spawned, until_stored
 from tests.fixtures.broker import TestBroker
+from tests.fixtures.proxy import FaultProxy
 
 
 class Publisher:
@@ -44,16 +46,16 @@ class Publisher:
 
 @asynccontextmanager
 async def publishing(broker: TestBroker) -> AsyncIterator[Publisher]:
-    client = paho.Client(CallbackAPIVersion.VERSION2, client_id="publisher", clean_session=False)
-    client.max_queued_messages_set(0)
-    client.reconnect_delay_set(1, 1)
-    await asyncio.to_thread(client.connect, "127.0.0.1", broker.port)
-    client.loop_start()
+    instrument = paho.Client(CallbackAPIVersion.VERSION2, client_id="publisher", clean_session=False)
+    instrument.max_queued_messages_set(0)
+    instrument.reconnect_delay_set(1, 1)
+    await asyncio.to_thread(instrument.connect, "127.0.0.1", broker.port)
+    instrument.loop_start()
     try:
-        yield Publisher(client)
+        yield Publisher(instrument)
     finally:
-        client.disconnect()
-        await asyncio.to_thread(client.loop_stop)
+        instrument.disconnect()
+        await asyncio.to_thread(instrument.loop_stop)
 
 
 def reading(tick: int, value: Any, **more: Any) -> str:
@@ -201,6 +203,20 @@ async def test_a_broker_that_comes_later_is_waited_for(broker, postgres_dsn):
         await running.saw("waiting")
         broker.start()
         await running.saw("armed")
+
+
+async def test_a_broker_that_falls_silent_is_left_and_reached_again(broker, postgres_dsn, monkeypatch):
+    monkeypatch.setattr(client, "KEEP_ALIVE_S", 1)
+    monkeypatch.setattr(client, "SUBSCRIBE_S", 1.0)
+    async with FaultProxy(broker.port) as proxy, publishing(broker) as publisher:
+        url = f"mqtt://127.0.0.1:{proxy.port}"
+        async with collecting(park_of(mqtt("FT1")), postgres_dsn, broker=url) as running:
+            proxy.freeze()
+            await publisher.send("plant/FT1", [reading(0, 1.0)])
+            await running.saw("waiting")
+            proxy.thaw()
+            await running.saw("collecting")
+            await until_stored(postgres_dsn, 1)
 
 
 async def test_more_topics_than_one_subscribe_takes(broker, postgres_dsn):
