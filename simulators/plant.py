@@ -16,6 +16,7 @@ from itertools import starmap
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from park.model import WATER_DENSITY, Node, Park, Stream
 from park.units import Dimension, dimension, to_si, to_si_difference
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
 BoolArray = npt.NDArray[np.bool_]
+Incidence = csr_array[np.float64]
 
 STD_PER_U95 = 1.0 / 1.96        # VDI 2048
 KELVIN = 273.15
@@ -55,38 +57,49 @@ class Balance:
     streams
         Stream of each of the first columns, shape (n,); further columns are what the `holders` hold up.
     leaves, arrives
-        1 where the stream leaves (arrives at) the node, shape (m, n).
+        1 where the stream leaves (arrives at) the node, sparse of shape (m, n).
     holders
         Rows that can hold something up, shape (k,).
     """
 
     nodes: IntArray
     streams: IntArray
-    leaves: FloatArray
-    arrives: FloatArray
+    leaves: Incidence
+    arrives: Incidence
     holders: IntArray
 
     @property
     def one_way(self) -> BoolArray:
         """Which holders are only filled, or only emptied, shape (k,)."""
-        leaving, arriving = self.leaves[self.holders].sum(axis=1), self.arrives[self.holders].sum(axis=1)
-        return np.asarray(leaving * arriving == 0.0, dtype=np.bool_)
+        ways = np.diff(self.leaves.indptr) * np.diff(self.arrives.indptr)
+        return np.asarray(ways[self.holders] == 0, dtype=np.bool_)
 
-    def matrix(self, now: FloatArray) -> FloatArray:
+    def matrix(self, now: FloatArray) -> Incidence:
         """Return the constraints, shape (m, n + k); `now` is how much of what is sent arrives at once, shape (n,)."""
-        held = np.zeros((len(self.nodes), len(self.holders)))
-        held[self.holders, np.arange(len(self.holders))] = -1.0
-        return np.hstack([self.arrives * now - self.leaves, held])
+        fixed, arriving, indices, indptr = self._pattern
+        share = np.append(now, 0.0)
+        shape = (len(self.nodes), len(self.streams) + len(self.holders))
+        return csr_array((fixed + share[arriving], indices, indptr), shape=shape)
+
+    @cached_property
+    def _pattern(self) -> tuple[FloatArray, IntArray, IntArray, IntArray]:
+        """Return, entry by entry of the constraints: what is always there, the stream that arrives (or -1), where."""
+        count = len(self.streams)
+        leaves, arrives = self.leaves.tocoo(), self.arrives.tocoo()
+        rows = np.concatenate([leaves.row, arrives.row, self.holders])
+        columns = np.concatenate([leaves.col, arrives.col, count + np.arange(len(self.holders))])
+        order = np.lexsort((columns, rows))
+        arriving = np.where(np.repeat([False, True, False], [leaves.nnz, arrives.nnz, len(self.holders)]), columns, -1)
+        starts = np.searchsorted(rows[order], np.arange(len(self.nodes) + 1))
+        return np.where(arriving < 0, -1.0, 0.0)[order], arriving[order], columns[order], starts.astype(np.intp)
 
     def rhs(self, past: FloatArray) -> FloatArray:
         """Return the right-hand side, shape (m,); `past` is what arrives now and was sent before, shape (n,)."""
-        known: FloatArray = -(self.arrives @ past)
-        return known
+        return np.asarray(-(self.arrives @ past), dtype=np.float64)
 
     def throughput(self, flow: FloatArray) -> FloatArray:
         """Return half of what passes each row's node, shape (m,), from the flows of all columns, shape (n,)."""
-        passing: FloatArray = 0.5 * (self.leaves + self.arrives) @ np.abs(flow)
-        return passing
+        return np.asarray(0.5 * (self.leaves @ np.abs(flow) + self.arrives @ np.abs(flow)), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -216,13 +229,19 @@ class Plant:
         declared = np.array([i for i, n in enumerate(self.park.nodes) if quantity in n.conserves], dtype=np.intp)
         stores = {node for node, is_heat in self._inventories() if is_heat <= heat}
         nodes = self._through(quantity, declared, carries, stores)
-        leaves = (self.sender[None, :] == nodes[:, None]) & carries
-        arrives = (self.receiver[None, :] == nodes[:, None]) & carries
-        touching = carries if quantity == "mass" else (leaves | arrives).any(axis=0)
-        streams = np.flatnonzero(touching)
+        touching = np.isin(self.sender, nodes) | np.isin(self.receiver, nodes)
+        streams = np.flatnonzero(carries & (touching | (quantity == "mass")))
         holders = [row for row, i in enumerate(nodes) if i in stores or closures[i] > 0.0]
-        return Balance(nodes, streams, leaves[:, streams].astype(float), arrives[:, streams].astype(float),
-                       np.array(holders, dtype=np.intp))
+        return Balance(nodes, streams, self._ends(nodes, self.sender[streams]),
+                       self._ends(nodes, self.receiver[streams]), np.array(holders, dtype=np.intp))
+
+    def _ends(self, nodes: IntArray, ends: IntArray) -> Incidence:
+        """Return 1 where a stream ends at a node, shape (n_rows, n_columns), from the node at each stream's end."""
+        row = np.full(len(self.park.nodes) + 1, -1, dtype=np.intp)      # the last is the environment, -1
+        row[nodes] = np.arange(len(nodes))
+        at = row[ends]
+        columns = np.flatnonzero(at >= 0)
+        return csr_array((np.ones(len(columns)), (at[columns], columns)), shape=(len(nodes), len(ends)))
 
     def _through(self, quantity: str, nodes: IntArray, carries: BoolArray, stores: set[int]) -> IntArray:
         """Return the nodes through which something can flow; say which are left open because nothing can."""

@@ -5,21 +5,29 @@ Here: `project`. Not here: which balances there are (`simulators.truth`). numpy 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import linprog
+from scipy.sparse import csr_array, diags_array, eye_array, hstack
+from scipy.sparse.linalg import splu
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+Matrix = FloatArray | csr_array[np.float64]
 
 RIDGE = 1e-13           # regularises dependent balances; iterative refinement takes its trace out again
 REFINEMENTS = 8         # each gains at least five digits; two or three are used
 CLOSED = 1e-12          # a row counts as closed when its residual is this small against its terms
 ROUNDING = 1e-12        # a bound is kept when it is left by no more than this
-SMALLEST = 1e-30        # against division by zero at a node through which nothing flows
+LEAST_TERMS = 1e-5      # of the largest variable: against this at least, so that flows of nothing close too
+DENSE_ROWS = 100        # of balances: up to here dense algebra is faster than sparse
+SMALLEST = 1e-300       # against division by zero
 ROUNDS = 30             # of clamping; each fixes at least one variable at a bound
 
 
@@ -42,17 +50,22 @@ class Problem:
     weight
         Variances: how freely each may move, shape (n,); 0 keeps it.
     matrix, rhs
-        The balances ``matrix @ x == rhs``, shape (m, n) and (m,). Rows may depend on each other.
+        The balances ``matrix @ x == rhs``, sparse of shape (m, n), and (m,). Rows may depend on each other.
     low, high
         Bounds, shape (n,), infinite for none.
     """
 
     desired: FloatArray
     weight: FloatArray
-    matrix: FloatArray
+    matrix: csr_array[np.float64]
     rhs: FloatArray
     low: FloatArray
     high: FloatArray
+
+    @cached_property
+    def rows(self) -> Matrix:
+        """The matrix, dense where that is faster: up to `DENSE_ROWS` rows."""
+        return self.matrix.toarray() if len(self.rhs) <= DENSE_ROWS else self.matrix
 
 
 def project(problem: Problem) -> FloatArray:
@@ -76,7 +89,7 @@ def project(problem: Problem) -> FloatArray:
     """
     x, closed = _close(problem.desired, problem.weight, problem)
     if not closed:
-        open_ = residual(x, problem.matrix, problem.rhs)
+        open_ = residual(x, problem.rows, problem.rhs, float(np.abs(problem.desired).max(initial=0.0)))
         raise UnclosableError(tuple(np.flatnonzero(open_ > CLOSED).tolist()))
     if _inside(x, problem).all():
         return x
@@ -90,29 +103,45 @@ def project_within(problem: Problem) -> FloatArray | None:
     return _programme(problem) if clamped is None else clamped
 
 
-def residual(x: FloatArray, matrix: FloatArray, rhs: FloatArray) -> FloatArray:
-    """Return what each balance leaves open, relative to the sum of its terms; shape (m,)."""
-    terms = np.abs(matrix) @ np.abs(x) + np.abs(rhs)
-    open_: FloatArray = np.abs(matrix @ x - rhs) / np.maximum(terms, SMALLEST)
-    return open_
+def residual(x: FloatArray, matrix: Matrix, rhs: FloatArray, size: float = 0.0) -> FloatArray:
+    """Return what each balance leaves open, relative to the sum of its terms, or to `LEAST_TERMS` of `size`; (m,)."""
+    terms = abs(matrix) @ np.abs(x) + np.abs(rhs)
+    return np.asarray(np.abs(matrix @ x - rhs) / np.maximum(terms, max(LEAST_TERMS * size, SMALLEST)))
 
 
 def _close(desired: FloatArray, weight: FloatArray, problem: Problem) -> tuple[FloatArray, bool]:
     """Project without bounds; the second value says whether every balance closed."""
-    x, matrix, rhs = desired.copy(), problem.matrix, problem.rhs
-    if (residual(x, matrix, rhs) < CLOSED).all():
+    x, matrix, rhs = desired.copy(), problem.rows, problem.rhs
+    size = float(np.abs(desired).max(initial=0.0))
+    if (residual(x, matrix, rhs, size) < CLOSED).all():
         return x, True
-    spread = matrix * weight
-    normal = np.einsum("ij,kj->ik", spread, matrix)     # as fast as BLAS here, whose threads would wait for each other
-    scale = 1.0 / np.sqrt(np.where(normal.diagonal() > 0.0, normal.diagonal(), 1.0))
-    normal = normal * np.outer(scale, scale)
-    normal.flat[:: len(rhs) + 1] += RIDGE
-    factor = cho_factor(normal, lower=True, check_finite=False)
+    solve = _factor(_normal(matrix, weight))
     for _ in range(REFINEMENTS):
-        x += spread.T @ (scale * cho_solve(factor, scale * (rhs - matrix @ x), check_finite=False))
-        if (residual(x, matrix, rhs) < CLOSED).all():
+        x += weight * np.asarray(matrix.T @ solve(rhs - matrix @ x))
+        if (residual(x, matrix, rhs, size) < CLOSED).all():
             return x, True
     return x, False
+
+
+def _normal(matrix: Matrix, weight: FloatArray) -> Matrix:
+    """Return ``A W A^T``, dense where `matrix` is."""
+    if isinstance(matrix, np.ndarray):      # as fast as BLAS here, whose threads would wait for each other
+        return np.asarray(np.einsum("ij,kj->ik", matrix * weight, matrix))
+    return csr_array(matrix @ diags_array(weight) @ matrix.T)
+
+
+def _factor(normal: Matrix) -> Callable[[FloatArray], FloatArray]:
+    """Return what solves the normal equations, scaled to a diagonal of ones and regularised by `RIDGE`."""
+    diagonal = normal.diagonal()
+    scale = 1.0 / np.sqrt(np.where(diagonal > 0.0, diagonal, 1.0))
+    if not isinstance(normal, np.ndarray):
+        scaled = diags_array(scale) @ normal @ diags_array(scale) + RIDGE * eye_array(len(scale))
+        sparse = splu(scaled.tocsc())
+        return lambda open_: scale * sparse.solve(scale * open_)
+    dense = normal * np.outer(scale, scale)
+    dense.flat[:: len(scale) + 1] += RIDGE
+    factor = cho_factor(dense, lower=True, check_finite=False)
+    return lambda open_: scale * cho_solve(factor, scale * open_, check_finite=False)
 
 
 def _inside(x: FloatArray, problem: Problem) -> BoolArray:
@@ -141,8 +170,9 @@ def _programme(problem: Problem) -> FloatArray | None:
     floor = max(float(problem.weight.max(initial=0.0)), 1.0) * ROUNDING
     cost = np.tile(1.0 / np.sqrt(np.maximum(problem.weight, floor)), 2)
     room = np.concatenate([problem.high - start, start - problem.low])
+    both: Any = hstack([problem.matrix, -problem.matrix])           # scipy's stubs know dense constraints alone
     found = linprog(
-        cost / cost.max(), A_eq=np.hstack([problem.matrix, -problem.matrix]), b_eq=problem.rhs - problem.matrix @ start,
+        cost / cost.max(), A_eq=both, b_eq=problem.rhs - problem.matrix @ start,
         bounds=[(0.0, float(r)) for r in room], method="highs",
     )
     if found.x is None:
