@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 OnState = Callable[[str, dict[str, object]], None]
 
-DRAIN_S = 3.0                 # wall; what is not delivered by then is told
+DRAIN_S = 30.0                # wall; what is not delivered by then is told; who is in a hurry ends us before
 DRAIN_LOOK_S = 0.02           # wall; asyncua signals no empty queue, so we look
 LATE_S = 1.0                  # wall; behind by more than this is told, once
 ON_TIME_S = 0.1               # wall; and when it is over
@@ -81,7 +81,7 @@ async def simulate(
     sent, truth, faults
         The files of the run; older ones are replaced.
     stop
-        Ends the sampling; then what is on its way is delivered, for 3 s at most, and the files are closed.
+        Ends the sampling; then what is on its way is delivered, for 30 s at most, and the files are closed.
     armed
         From the tick after it is set readings count, and the schedule of faults begins.
     on_state
@@ -203,7 +203,7 @@ class _Run:
                 task.cancel()
 
     async def drain(self) -> None:
-        """Wait until subscribers and broker have everything, 3 s at most, and say what remained."""
+        """Wait until subscribers and broker have everything, 30 s at most, and say what remained."""
         deadline = time.monotonic() + DRAIN_S
         while not self._delivered() and time.monotonic() < deadline:    # noqa: ASYNC110  (asyncua signals nothing)
             await asyncio.sleep(DRAIN_LOOK_S)
