@@ -143,7 +143,6 @@ class _Demo:
         broker = self._start_broker()
         screen.done("broker", broker.description.removeprefix("broker: "))
         screen.step("simulators")
-        await asyncio.gather(*(service.reached("loaded") for service in (simulate, collect, process)))
         plan = self._plan_run(dsn, broker.url)
         simulate.order("start")
         serving = await simulate.reached("serving")

@@ -169,11 +169,13 @@ def load_collect(options: argparse.Namespace) -> Body:
 
 
 def load_process(options: argparse.Namespace) -> Body:
-    """Import what processing needs, and read the park."""
+    """Import what processing needs, read the park, and compile what has to be compiled."""
     from park.load import load_park
     from processing.cycle import process
+    from processing.estimate import Estimator
 
     park = load_park(options.park)
+    Estimator(park).warm_up()       # compiles the kernels while the others start up; what follows finds them
 
     def body(orders: Orders, say: Say) -> None:
         with _store(options) as around:
