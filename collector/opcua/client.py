@@ -48,6 +48,7 @@ SESSION_S = 60.0            # a server drops our session this long after we vani
 PUBLISHES = 3               # requests a server holds, so that it can publish while an answer is under way
 ITEMS_A_CALL = 100          # what small controllers take in one call (an S7-1200 is slow above 200)
 SILENT_KEEP_ALIVES = 4      # keep-alives missed after which a server counts as gone
+LATE_S = 0.1                # to read what came while this process stood still
 RETRY_BAD_FIRST_S = 5.0     # nodes that the server refused
 RETRY_BAD_LONGEST_S = 60.0
 
@@ -102,9 +103,19 @@ class _Subscription:
 
     id: int
     publishing_s: float
-    silent_s: float             # without a word for this long, the server is gone
+    keep_alive_s: float         # a server with nothing to say says that this often
     refused: dict[int, str] = field(default_factory=dict)      # by place: why
     next_sequence: int | None = None
+
+    @property
+    def silent_s(self) -> float:
+        """Without a word for this long, the server is gone [wall s]."""
+        return SILENT_KEEP_ALIVES * self.keep_alive_s
+
+    @property
+    def held_s(self) -> float:
+        """Not asked for longer than this, its queues may have overflowed [wall s]."""
+        return max(asked.HELD_S, 2.0 * self.keep_alive_s)
 
 
 @dataclass(frozen=True)
@@ -213,9 +224,8 @@ class OpcuaSource:
         wanted_s = asked.publishing_s(list(self._tags.values()))
         granted = await session.create_subscription(asked.subscription_of(wanted_s), _ignore)
         publishing_s = granted.RevisedPublishingInterval / 1000.0
-        keep_alive_s = publishing_s * granted.RevisedMaxKeepAliveCount
-        subscription = _Subscription(
-            granted.SubscriptionId, publishing_s, SILENT_KEEP_ALIVES * max(keep_alive_s, asked.KEEP_ALIVE_S))
+        keep_alive_s = max(asked.KEEP_ALIVE_S, publishing_s * granted.RevisedMaxKeepAliveCount)
+        subscription = _Subscription(granted.SubscriptionId, publishing_s, keep_alive_s)
         self._values.begin()
         await self._ask(client, subscription, list(self._tags.values()))
         return subscription
@@ -317,7 +327,7 @@ class OpcuaSource:
         try:
             while True:
                 request = requests[0]
-                if request.asked_at - asked_at > max(asked.HELD_S, subscription.silent_s):
+                if request.asked_at - asked_at > subscription.held_s:
                     self._interrupted("the server waited longer to be asked than its queues hold")
                 asked_at = request.asked_at
                 try:
@@ -334,11 +344,13 @@ class OpcuaSource:
 
     async def _answer(self, request: _Publish, subscription: _Subscription) -> list[ua.SubscriptionAcknowledgement]:
         """Await the answer to a publish request and take it in; return what to acknowledge."""
+        done, _ = await asyncio.wait({request.answer}, timeout=subscription.silent_s)
+        if not done:
+            await asyncio.sleep(LATE_S)         # if it was we who stood still, the answer is there and only to be read
+            if not request.answer.done():
+                raise ServerSilentError(f"neither data nor keep-alive in {subscription.silent_s:g} s")
         try:
-            async with asyncio.timeout(subscription.silent_s):
-                answer = await request.answer
-        except TimeoutError:
-            raise ServerSilentError(f"neither data nor keep-alive in {subscription.silent_s:g} s") from None
+            answer = await request.answer
         except UaStructParsingError as error:
             self._unreadable(error)
             return []

@@ -103,7 +103,7 @@ async def test_a_database_that_comes_late_is_waited_for(opcua_server, database):
 
 async def test_memory_is_bounded_and_what_the_server_then_drops_is_a_gap(opcua_server, postgres_dsn, monkeypatch):
     monkeypatch.setattr(tags, "HELD_S", 1.0)
-    monkeypatch.setattr(tags, "KEEP_ALIVE_S", 0.05)         # so that a publishing held back for 1 s is noticed
+    monkeypatch.setattr(tags, "KEEP_ALIVE_S", 0.5)          # so that a publishing held back for 1 s is noticed
     server = await opcua_server(["FT1"])
     limits = Limits(buffer_rows=20)
     async with collecting(park_of(opcua(server.url, "FT1")), postgres_dsn, limits=limits) as running:

@@ -189,10 +189,9 @@ async def test_a_broker_restart_that_loses_nothing_leaves_no_gap(any_broker, pos
         running.forget()
         any_broker.stop()
         await running.saw("waiting")
-        sending = asyncio.create_task(publisher.send("plant/FT1", [reading(k, 1.0) for k in range(1, 20)]))
         any_broker.start()
         await running.saw("collecting")
-        await sending
+        await publisher.send("plant/FT1", [reading(k, 1.0) for k in range(1, 20)])
         await until_stored(postgres_dsn, 20)
     assert rows(postgres_dsn, "select * from gap") == []
 
