@@ -20,8 +20,9 @@ kill -9                        saved one by one: what it acknowledged  everythin
                                while it was saving; else a second
 =============================  ======================================  ==========================================
 
-mosquitto saves by writing the whole queue and syncing it, for each message: on a disk that syncs slowly this would
-hold up the park, so there it saves each second, and is not called durable. A long queue (8,000 messages of a
+mosquitto saves by writing the whole queue and syncing it, for each message: on a disk that syncs slowly, or for a park
+that sends more than 50 messages/s (a fast demo), this would hold up the park, so there it saves each second, and is
+not called durable. A long queue (8,000 messages of a
 collector that is away) slows saving to about 100 messages/s; publishers wait meanwhile. It acknowledges a message some
 milliseconds before it has saved it, so a kill at that very moment loses it.
 """
@@ -54,6 +55,7 @@ _ANSWER_LIMIT_S = 2.0
 _RETRY_S = 0.02
 _PORT_TRIES = 5                             # a free port may be taken before the broker binds it
 _SYNC_LIMIT_S = 0.010                       # a sync covers what all publishers sent since: 5 of them, 500 messages/s
+_EACH_LIMIT_PER_S = 50.0                    # a busy disk stretches a sync twentyfold; a queue that grows makes it worse
 _LOG_KEPT_BYTES = 5_000_000
 
 _MOSQUITTO = """\
@@ -129,6 +131,8 @@ class Broker:
         Port on 127.0.0.1; default a free one. A broker that is started again keeps its port.
     program
         ``mosquitto`` or ``iotcore``; default the first of them that is installed.
+    messages_per_s
+        How many messages it will get [1/s]; above 50 they are saved each second instead of each by itself.
 
     Attributes
     ----------
@@ -153,7 +157,8 @@ class Broker:
     """
 
     def __init__(
-        self, data_dir: Path, *, port: int | None = None, program: Literal["mosquitto", "iotcore"] | None = None
+        self, data_dir: Path, *, port: int | None = None, program: Literal["mosquitto", "iotcore"] | None = None,
+        messages_per_s: float = 0.0,
     ) -> None:
         self.folder = data_dir.absolute() / "broker"
         self.log = self.folder / "broker.log"
@@ -161,6 +166,7 @@ class Broker:
         self.durable = False
         self.description = ""
         self._wanted = program
+        self._rate = messages_per_s
         self._child: GuardedChild | None = None
         self._lock = FolderLock(self.folder / "lock", what=f"the broker in {data_dir}")
 
@@ -186,9 +192,11 @@ class Broker:
         with contextlib.ExitStack() as undo:
             undo.callback(self.stop)
             sync_s = _sync_time(self.folder) if program.name == "mosquitto" else 0.0
-            self.durable = program.name == "mosquitto" and sync_s <= _SYNC_LIMIT_S
+            is_slow = self._rate <= _EACH_LIMIT_PER_S
+            self.durable = program.name == "mosquitto" and sync_s <= _SYNC_LIMIT_S and is_slow
             self._launch(program)
-            self.description = _describe(program, self.url, sync_s, durable=self.durable)
+            why = f"this disk takes {sync_s * 1000:.0f} ms to sync" if is_slow else f"{self._rate:.0f} messages/s come"
+            self.description = _describe(program, self.url, why, durable=self.durable)
             undo.pop_all()
 
     def stop(self) -> None:
@@ -326,13 +334,13 @@ def _mosquitto_version(path: str) -> str:
     return match[1] if match else ""
 
 
-def _describe(program: _Program, url: str, sync_s: float, *, durable: bool) -> str:
+def _describe(program: _Program, url: str, why_not_each: str, *, durable: bool) -> str:
     """Return one sentence for the screen."""
     if durable:
         return f"broker: {program} at {url}, each message saved"
     if program.name == "mosquitto":
         return (
-            f"broker: {program} at {url}, saved each second because this disk takes {sync_s * 1000:.0f} ms to sync: "
+            f"broker: {program} at {url}, saved each second because {why_not_each}: "
             "a kill of the broker loses up to a second"
         )
     return (

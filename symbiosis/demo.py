@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -103,6 +104,13 @@ class _Demo:
         self.began = time()
         self.temporary = is_temporary(options)
 
+    @cached_property
+    def park(self) -> Park:
+        """The park that is played."""
+        from park.load import load_park
+
+        return load_park(self.options.park)
+
     async def conduct(self) -> int:
         """Start, run for the time asked, stop in order, report; return the exit code."""
         try:
@@ -167,16 +175,14 @@ class _Demo:
         """Start the broker."""
         from symbiosis.broker import Broker
 
-        broker = Broker(self.folder.root)
+        broker = Broker(self.folder.root, messages_per_s=self.options.speed * mqtt_rate(self.park))
         self.machine.start_server("the broker", broker)
         return broker
 
     def _plan_run(self, dsn: str, broker: str) -> RunFile:
         """Say in a run.json of their own what the simulators shall do: listen anywhere, begin when they serve."""
-        from park.load import load_park
-
         plan = RunFile(
-            dsn=dsn, park=str(self.options.park), endpoints=anywhere(load_park(self.options.park)), broker=broker,
+            dsn=dsn, park=str(self.options.park), endpoints=anywhere(self.park), broker=broker,
             sent=str(self.files / "sent.csv"), truth=str(self.files / "truth.csv"),
             faults=str(self.files / "faults.csv"), clock=plan_clock(dsn, self.options),
         )
@@ -219,6 +225,11 @@ def anywhere(park: Park) -> dict[str, str]:
     """Return for each OPC UA endpoint of a park a URL on this machine with any free port."""
     endpoints = sorted({meter.source.opcua.endpoint for meter in park.meters if meter.source.opcua is not None})
     return dict.fromkeys(endpoints, "opc.tcp://127.0.0.1:0")
+
+
+def mqtt_rate(park: Park) -> float:
+    """Return how many readings the MQTT meters of a park send, at speed 1 [1/s]."""
+    return sum(1.0 / meter.interval_s for meter in park.meters if meter.source.mqtt is not None)
 
 
 def plan_clock(dsn: str, options: DemoOptions) -> RunClock:

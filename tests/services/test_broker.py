@@ -192,6 +192,15 @@ def test_iotcore_says_that_it_keeps_nothing(tmp_path: Path) -> None:
 
 
 @needs_mosquitto
+def test_many_messages_are_saved_each_second_and_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_sync_time", lambda _folder: 0.001)
+    for rate, durable in ((50.0, True), (180.0, False)):
+        with Broker(tmp_path, program="mosquitto", messages_per_s=rate) as running:
+            assert running.durable == durable
+            assert ("saved each second because 180 messages/s come" in running.description) == (not durable)
+
+
+@needs_mosquitto
 def test_disk_that_syncs_slowly_is_spared_and_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_sync_time", lambda _folder: 0.030)
     with Broker(tmp_path, program="mosquitto") as running:
