@@ -13,7 +13,8 @@ import numpy.typing as npt
 from processing.balance import inputs
 from processing.balance.dense import project
 from processing.balance.errors import BalanceError
-from processing.balance.inputs import Bools, Matrix
+from processing.balance.inputs import Bools, Matrix, Rows
+from processing.balance.network import DENSE_STREAMS
 from processing.balance.projection import Projection
 
 
@@ -89,8 +90,17 @@ def classify(incidence: Matrix, is_measured: npt.ArrayLike) -> Classes:
         raise BalanceError(
             f"is_measured must be bool of shape ({rows.n_columns},), got {present.dtype} of shape {present.shape}"
         )
-    projection = project(rows.dense(), present, np.ones(rows.n_columns))
-    return classes_of(projection)
+    return classes_of(pattern_of(rows, present))
+
+
+def pattern_of(rows: Rows, present: Bools) -> Projection:
+    """Factor a pattern for its classes alone: every meter has std one, and no large matrix is ordered or factored."""
+    std = np.ones(rows.n_columns)
+    if rows.n_columns <= DENSE_STREAMS:
+        return project(rows.dense(), present, std)
+    from processing.balance.sparse import project_sparse
+
+    return project_sparse(rows, present, std)
 
 
 def classes_of(projection: Projection) -> Classes:

@@ -35,9 +35,8 @@ CLOSE_TO_SURE = 1e-4
 NULL_SHARE = 1e-9
 """A part in a random vector of the null space below this counts as none: rounding, not chance, makes it so small."""
 
-CACHE_BYTES = 600_000
-"""Windows are taken in blocks of about this size: a share of a core's second-level cache."""
-
+WIDTH = 32
+"""Windows taken at a time: enough for the indices to cost nothing, few enough for the second-level cache."""
 
 VARYING_WIDTH = 16
 """Windows at a time where each has a factor of its own."""
@@ -208,12 +207,6 @@ def as_rows(matrix: Any) -> Rows:
     return Rows(csr.indptr.astype(np.int64), csr.indices.astype(np.int64), csr.data.astype(np.float64), csr.shape[1])
 
 
-def width_of(n_streams: int, n_rows: int) -> int:
-    """Return how many windows to take at a time: a power of two from 4 to 64."""
-    fit = CACHE_BYTES // (8 * (n_streams + 2 * n_rows) + 1)
-    return int(min(64, max(4, 2 ** int(np.log2(max(fit, 1))))))
-
-
 class SparseProjection:
     """One pattern, factored sparsely; see `projection.Projection` for what it answers."""
 
@@ -227,12 +220,35 @@ class SparseProjection:
         self._variance = np.asarray(self._covariance.diagonal())
         self._independent = self._covariance.nnz == np.count_nonzero(self._variance)
         self.reduced = reduce(source, measured, self._variance > 0.0)
-        self.order = order_rows(self.reduced, self._covariance)
-        self.balances, self.factor, self.times, self.doubtful = self._factor()
-        self.width = width_of(source.n_columns, self.order.rows.n_rows)
 
-    def _factor(self) -> tuple[kernels.Balances, kernels.Factor, int, bool]:
-        """Factor S for this covariance."""
+    @cached_property
+    def order(self) -> Order:
+        """Order of elimination and pattern of L."""
+        return order_rows(self.reduced, self._covariance)
+
+    @property
+    def balances(self) -> kernels.Balances:
+        """R and V R' in elimination order."""
+        return self._factored[0]
+
+    @property
+    def factor(self) -> kernels.Factor:
+        """L and D."""
+        return self._factored[1]
+
+    @property
+    def times(self) -> int:
+        """How often a solution is refined, the first time included."""
+        return 1 if self._factored[2] > SMALL_PIVOT else 3
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether normal equations have lost too many digits to be trusted even with refinement."""
+        return not self._factored[2] > LOST_PIVOT
+
+    @cached_property
+    def _factored(self) -> tuple[kernels.Balances, kernels.Factor, float]:
+        """R with V R', L D L' = R V R', and the smallest pivot as a share of its diagonal."""
         order = self.order
         r = as_csr(order.rows)
         weighted = as_rows(r @ self._covariance)
@@ -243,12 +259,12 @@ class SparseProjection:
         kernels.factorise(
             order.l_start, order.l_index, order.row_start, order.row_column, order.row_place, lower, diagonal
         )
-        share = (diagonal[:, 0] / before).min(initial=1.0)
+        share = float((diagonal[:, 0] / before).min(initial=1.0))
         balances = kernels.Balances(
             order.rows.start, order.rows.index, order.rows.value, weighted.start, weighted.index, weighted.value
         )
         factor = kernels.Factor(order.l_start, order.l_index, lower[:, 0].copy(), 1.0 / diagonal[:, 0])
-        return balances, factor, 1 if share > SMALL_PIVOT else 3, not share > LOST_PIVOT
+        return balances, factor, share
 
     @property
     def n_nodes(self) -> int:
@@ -263,7 +279,7 @@ class SparseProjection:
     @property
     def degrees_of_freedom(self) -> int:
         """Number of independent balances among measured streams of positive std."""
-        return self.order.rows.n_rows
+        return len(self.reduced.kept)
 
     @cached_property
     def redundant(self) -> Bools:
@@ -311,7 +327,7 @@ class SparseProjection:
                 values[first:last], given, self.balances, self.factor, self.times, width, out[first:last]
             )
 
-        share_out(some, len(values), self.width, threads)
+        share_out(some, len(values), WIDTH, threads)
         if not self.measured.all():
             out[:, self._free] = 0.0
             self._compute(out, scaled)
@@ -405,8 +421,11 @@ class SparseProjection:
         chosen = np.flatnonzero(again | (self.observable & ~self.measured))
         for first in range(0, len(chosen), 64):
             some = chosen[first : first + 64]
-            roots = self._functionals(some) @ self._root
-            variance[some] = (roots**2).sum(axis=1)
+            weights = self._functionals(some)
+            if self._independent:
+                variance[some] = weights**2 @ self._variance
+            else:
+                variance[some] = np.asarray((weights @ self._root) ** 2).sum(axis=1)
         spread: Floats = np.sqrt(variance)
         return spread
 
@@ -464,7 +483,9 @@ class SparseProjection:
         roots = self._functionals(streams) @ self._root  # shape (k, n_errors)
         half = np.asarray(roots @ self._root.T)
         # C C' g', then the projection once more: P g = T V T' g
-        return self.solve(np.ascontiguousarray(half), None).T
+        columns = self.solve(np.ascontiguousarray(half), None).T
+        columns[:, ~self.observable[streams]] = np.nan
+        return columns
 
     def column(self, stream: int) -> Floats:
         """Return column `stream` of A, shape (n_nodes,)."""
@@ -482,7 +503,7 @@ class SparseProjection:
 
     def alike(self, streams: Ints, nodes: Ints) -> Ints:
         """Return a number for the direction in which each bias, then each leak, shows, shape (n_hypotheses,)."""
-        columns = self.order.rows.transposed()
+        columns = self._kept_by_stream
         units = [self._direction(columns.index[a:b], columns.value[a:b]) for a, b in _spans(columns.start, streams)]
         at = np.full(self.n_nodes, -1)
         at[self.order.nodes] = np.arange(len(self.order.nodes))
@@ -509,7 +530,7 @@ class SparseProjection:
 
     def _width(self, n_windows: int) -> int:
         """Return how many windows to take at a time."""
-        return min(self.width, max(n_windows, 1))
+        return min(WIDTH, max(n_windows, 1))
 
     def _scaled(self, rhs: Floats | None, n_windows: int) -> Floats:
         """Return right-hand sides of the balances after elimination; none of shape (0, n_nodes) where all are zero."""
@@ -541,16 +562,21 @@ class SparseProjection:
         pivots, b = self._pivot_rows, self.balances
         kernels.spread_functional(weights, self.reduced.pivot_column, pivots.start, pivots.index, pivots.value)
         weights[:, ~self.measured] = 0.0
-        for _ in range(self.times):
-            seen = np.empty((len(streams), self.degrees_of_freedom))
-            kernels.multiply(b.weighted_start, b.weighted_stream, b.weighted, weights, seen)
-            weights -= self._solved(seen) @ as_csr(self.order.rows)
-        return weights
+        # the transpose of the gain: the same steps with R and V R' in each other's place
+        turned = kernels.Balances(b.weighted_start, b.weighted_stream, b.weighted, b.start, b.stream, b.value)
+        none, out = np.zeros((0, self.degrees_of_freedom)), np.empty_like(weights)
+        kernels.reconcile_windows(weights, none, turned, self.factor, self.times, self._width(len(streams)), out)
+        return out
+
+    @cached_property
+    def _kept_by_stream(self) -> Rows:
+        """R by stream, rows in elimination order."""
+        return self.order.rows.transposed()
 
     @cached_property
     def _terms(self) -> kernels.Terms:
         """What S sums, for independent meters."""
-        columns = self.order.rows.transposed()
+        columns = self._kept_by_stream
         return kernels.Terms(
             *kernels.list_terms(columns.start, columns.index, columns.value, self.order.l_start, self.order.l_index)
         )
@@ -587,7 +613,7 @@ class SparseProjection:
     @cached_property
     def _seen(self) -> Floats:
         """R_j' S^-1 R_j for each stream, shape (n_streams,)."""
-        columns = self.order.rows.transposed()
+        columns = self._kept_by_stream
         below, on = self._inverse
         return kernels.quadratic_by_column(
             columns.start, columns.index, columns.value, self.factor.start, self.factor.row, below, on
