@@ -9,6 +9,7 @@ a file that changed afterwards is refused, because the database no longer is wha
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ import psycopg
 
 from park.errors import StoreError
 from park.store.connection import connect
+
+log = logging.getLogger(__name__)
 
 LOCK_KEY = 0x53594D42_0001  # "SYMB": any number that no other program on this database uses
 
@@ -109,6 +112,7 @@ def migrate(dsn: str, migrations: Sequence[Migration] | None = None) -> list[str
     """
     wanted = bundled_migrations() if migrations is None else list(migrations)
     with connect(dsn, autocommit=True) as conn:
+        conn.add_notice_handler(_pass_on)
         conn.execute("select pg_advisory_lock(%s)", [LOCK_KEY])       # freed with the connection
         conn.execute(_CREATE_REGISTER)
         applied = _applied(conn)
@@ -146,6 +150,12 @@ def _apply(conn: psycopg.Connection, migration: Migration) -> None:
             )
     except psycopg.Error as error:
         raise StoreError(f"migration {migration} failed: {_first_line(error)}") from error
+
+
+def _pass_on(notice: psycopg.errors.Diagnostic) -> None:
+    """Log what a migration warns of, such as a role that it may not create."""
+    if notice.severity_nonlocalized == "WARNING":
+        log.warning("%s", notice.message_primary)
 
 
 def _check_for_missing(wanted: Sequence[Migration], applied: Sequence[AppliedMigration]) -> list[Migration]:
