@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"symbiosis {version('symbiosis')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for add in (_add_demo, _add_check, _add_simulate, _add_collect, _add_process, _add_run, _add_db):
+    for add in (_add_demo, _add_check, _add_simulate, _add_collect, _add_process, _add_run, _add_dashboards, _add_db):
         add(commands)
     return parser
 
@@ -207,6 +207,12 @@ def _run(options: argparse.Namespace) -> int:
     return run(RunOptions(
         park=options.park, dsn=options.dsn, data=options.data, broker=options.broker, headless=options.headless,
     ))
+
+
+def _add_dashboards(commands: Subparsers) -> None:
+    from symbiosis.boards import add_command
+
+    add_command(commands)
 
 
 def _add_db(commands: Subparsers) -> None:

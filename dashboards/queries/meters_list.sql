@@ -1,0 +1,1 @@
+SELECT meter FROM meter_now ORDER BY position

@@ -1,0 +1,1 @@
+SELECT DISTINCT kind FROM exchange_list ORDER BY kind
