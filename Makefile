@@ -5,12 +5,13 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench clean
 ARGS ?=
+BENCH ?= park_load simulators_serve collector_rates
 
 help:
 	@echo "make demo   a whole park on this machine   (ARGS=\"--duration 90 --speed 20\")"
 	@echo "make test   all tests                      (ARGS=\"tests/park -x\")"
 	@echo "make check  lint, types, import rule, secrets"
-	@echo "make bench  the measured limits"
+	@echo "make bench  measurements (BENCH=\"park_load collector_rates\"; see benchmarks/)"
 	@echo "make clean  remove caches and build products"
 
 demo:
@@ -30,7 +31,7 @@ check:
 
 bench:
 	@./bootstrap.sh dev
-	@set -e; for bench in benchmarks/*/bench_*.py; do echo "== $$bench"; .venv/bin/python $$bench $(ARGS); done
+	@set -e; for bench in $(BENCH); do echo "== $$bench"; .venv/bin/python -m benchmarks.$$bench $(ARGS); done
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
