@@ -19,6 +19,7 @@ INTERVAL = "20s"
 CONTACT, CONTACT_UID = "symbiosis-operators", "symbiosis-operators"
 LABEL = ("app", "symbiosis")
 RUNBOOKS = "docs/runbooks"
+"""Where the pages lie in the repository; a site names the address that its people reach them at."""
 EXPRESSION = "__expr__"
 """Grafana's own data source of expressions."""
 
@@ -57,18 +58,17 @@ def rule_uid(kind: Kind) -> str:
     return f"symbiosis-{kind.name.replace('_', '-')}"
 
 
-def rules() -> list[dict[str, object]]:
-    """Return all rules as Grafana's provisioning and its HTTP API write them."""
-    return [_rule(kind, _event_query(kind), 0.5) for kind in KINDS] + [
-        _rule(NO_RESULTS, Query("alert_data", "time_series").text, NO_RESULTS_AFTER_S)
-    ]
+def rules(runbooks: str = RUNBOOKS) -> list[dict[str, object]]:
+    """Return all rules as Grafana's provisioning and its HTTP API write them; `runbooks` is where their pages are."""
+    of_events = [_rule(kind, _event_query(kind), 0.5, runbooks) for kind in KINDS]
+    return [*of_events, _rule(NO_RESULTS, Query("alert_data", "time_series").text, NO_RESULTS_AFTER_S, runbooks)]
 
 
 def _event_query(kind: Kind) -> str:
     return Query("alert_events", "time_series").text.replace("{kind}", kind.name)
 
 
-def _rule(kind: Kind, query: str, above: float) -> dict[str, object]:
+def _rule(kind: Kind, query: str, above: float, runbooks: str) -> dict[str, object]:
     is_event = kind is not NO_RESULTS
     labels = {LABEL[0]: LABEL[1], "kind": kind.name, **({} if is_event else {"severity": "critical"})}
     return {
@@ -80,7 +80,7 @@ def _rule(kind: Kind, query: str, above: float) -> dict[str, object]:
         "noDataState": "OK" if is_event else "Alerting",
         "execErrState": "Error",
         "labels": labels,
-        "annotations": _texts(kind, is_event=is_event),
+        "annotations": {**_texts(kind, is_event=is_event), "runbook_url": f"{runbooks}/{kind.name}.md"},
     }
 
 
@@ -95,7 +95,6 @@ def _texts(kind: Kind, *, is_event: bool) -> dict[str, str]:
         "description": "{{ .Labels.participant }} {{ .Labels.other_participant }}, exchange {{ .Labels.exchange }}."
         if is_event
         else "The newest window is {{ .Values.B.Value }} s old.",
-        "runbook_url": f"{RUNBOOKS}/{kind.name}.md",
         "__dashboardUid__": f"symbiosis-{kind.board}",
         "__panelId__": "1",
     }

@@ -42,6 +42,8 @@ class Grafana:
         Where alerts go; None: contact point and policy stay as they are.
     force
         Write also what looks the same: passwords cannot be compared.
+    runbooks
+        Address of the runbook pages.
     """
 
     url: str
@@ -49,6 +51,7 @@ class Grafana:
     reader_dsn: str | None = None
     webhook: str | None = None
     force: bool = False
+    runbooks: str = alerts.RUNBOOKS
 
 
 @dataclass
@@ -183,7 +186,8 @@ class _Push:
     def _rules(self) -> None:
         """Replace our rule group as a whole; rules that are no more go with that."""
         rules = [
-            {**rule, "folderUID": alerts.FOLDER_UID, "ruleGroup": alerts.GROUP, "orgID": 1} for rule in alerts.rules()
+            {**rule, "folderUID": alerts.FOLDER_UID, "ruleGroup": alerts.GROUP, "orgID": 1}
+            for rule in alerts.rules(self._grafana.runbooks)
         ]
         wanted = {"title": alerts.GROUP, "folderUid": alerts.FOLDER_UID, "interval": INTERVAL_S, "rules": rules}
         provisioning = self._api.alertingprovisioning

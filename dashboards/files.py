@@ -81,7 +81,7 @@ def data_source() -> dict[str, Any]:
     }
 
 
-def build(park: Park, folder: Path) -> list[Path]:
+def build(park: Park, folder: Path, runbooks: str = alerts.RUNBOOKS) -> list[Path]:
     """Write all files for a park into a folder, and return which of them changed.
 
     Parameters
@@ -91,8 +91,10 @@ def build(park: Park, folder: Path) -> list[Path]:
     folder
         Where; what an earlier build wrote there tells which rules there were, so that Grafana is told to delete
         those that are no more.
+    runbooks
+        Address of the runbook pages.
     """
-    changed = [path for path, text in _files(park, folder) if _written(folder / path, text)]
+    changed = [path for path, text in _files(park, folder, runbooks) if _written(folder / path, text)]
     wanted = {f"{house.uid(name)}.json" for name in house.BOARDS}
     for stray in sorted((folder / "dashboards").glob("symbiosis-*.json")):
         if stray.name not in wanted:
@@ -101,7 +103,7 @@ def build(park: Park, folder: Path) -> list[Path]:
     return changed
 
 
-def _files(park: Park, folder: Path) -> Iterator[tuple[Path, str]]:
+def _files(park: Park, folder: Path, runbooks: str) -> Iterator[tuple[Path, str]]:
     for name, model in boards(site_of(park)).items():
         yield Path(f"dashboards/{house.uid(name)}.json"), json.dumps(model, indent=1, ensure_ascii=False) + "\n"
     provider = {
@@ -115,7 +117,7 @@ def _files(park: Park, folder: Path) -> Iterator[tuple[Path, str]]:
     }
     yield Path("provisioning/datasources/symbiosis.yaml"), _yaml({"apiVersion": 1, "datasources": [data_source()]})
     yield Path("provisioning/dashboards/symbiosis.yaml"), _yaml({"apiVersion": 1, "providers": [provider]})
-    yield _RULES, _yaml(_rules(folder))
+    yield _RULES, _yaml(_rules(folder, runbooks))
     yield (
         Path("provisioning/alerting/contact-points.yaml"),
         _yaml(
@@ -144,13 +146,13 @@ def _files(park: Park, folder: Path) -> Iterator[tuple[Path, str]]:
     )
 
 
-def _rules(folder: Path) -> dict[str, Any]:
+def _rules(folder: Path, runbooks: str) -> dict[str, Any]:
     group = {
         "orgId": 1,
         "name": alerts.GROUP,
         "folder": alerts.FOLDER,
         "interval": alerts.INTERVAL,
-        "rules": alerts.rules(),
+        "rules": alerts.rules(runbooks),
     }
     gone = alerts.deleted(_shipped(folder / _RULES))
     return {"apiVersion": 1, "groups": [group], "deleteRules": [{"orgId": 1, "uid": uid} for uid in gone]}

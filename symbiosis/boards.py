@@ -66,6 +66,8 @@ def _add_action(actions: Subparsers, name: str, does: str, example: str) -> argp
         name, help=does, description=does[0].upper() + does[1:] + ".", epilog=f"example: symbiosis dashboards {example}"
     )
     action.add_argument("park", type=Path, metavar="PARK", help="park.yaml: its name, time zone and currency")
+    action.add_argument("--runbooks", default="docs/runbooks", metavar="URL",
+                        help="where people reach docs/runbooks/, for the links of alerts")
     return action
 
 
@@ -73,7 +75,7 @@ def _build(options: argparse.Namespace) -> int:
     from dashboards.files import build
     from park.load import load_park
 
-    changed = build(load_park(options.park), options.out)
+    changed = build(load_park(options.park), options.out, options.runbooks)
     sys.stderr.write("".join(f"wrote {options.out / path}\n" for path in changed) or "nothing to change\n")
     return DONE
 
@@ -84,8 +86,8 @@ def _deploy(options: argparse.Namespace) -> int:
 
     if not options.token:
         raise InputError("token: there is none (hint: --token or SYMBIOSIS_GRAFANA_TOKEN)")
-    report = deploy(
-        load_park(options.park), Grafana(options.url, options.token, options.reader_dsn, options.webhook, options.force)
-    )
+    grafana = Grafana(
+        options.url, options.token, options.reader_dsn, options.webhook, options.force, options.runbooks)
+    report = deploy(load_park(options.park), grafana)
     sys.stdout.writelines(f"{done}: {what}\n" for what, done in report.lines)
     return DONE

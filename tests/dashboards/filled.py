@@ -15,7 +15,7 @@ from processing.chain import Chain
 from processing.detect.meter_silent import Presence
 from processing.results_store import Stamp, instant
 from processing.window import BEFORE
-from simulators.scenario import load_scenario
+from simulators.scenario_file import load_scenario
 from tests.processing.simulated import START, Simulated
 
 KALUNDBORG = Path(__file__).parents[2] / "simulators" / "kalundborg"

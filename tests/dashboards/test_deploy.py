@@ -73,6 +73,12 @@ def test_what_was_changed_by_hand_is_put_right(grafana: StandIn) -> None:
     assert deploy(PARK, to(grafana)).changes == 0
 
 
+def test_runbooks_are_linked_where_people_reach_them(grafana: StandIn) -> None:
+    deploy(PARK, to(grafana, runbooks="https://plant/runbooks"))
+    links = {rule["annotations"]["runbook_url"] for rule in grafana.held[GROUP]["rules"]}
+    assert "https://plant/runbooks/leak.md" in links
+
+
 def test_a_rule_that_is_no_more_goes(grafana: StandIn) -> None:
     deploy(PARK, to(grafana))
     grafana.held[GROUP]["rules"].append({"uid": "symbiosis-gone"})
