@@ -7,20 +7,13 @@ Here: the schema, its loader, and the one registry of fault kinds (`FAULT_KINDS`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from park.errors import Fault as FileFault
-from park.errors import ParkError
-from park.load import keys_at
-from park.model import NotNegative, Number, Park, Positive, Unit
-from park.wording import Speller, clause
-from park.yaml12 import Document, parse
-from simulators.scenario_checks import mistakes
+from park.model import NotNegative, Number, Positive, Unit
 
 SubjectKind = Literal["meter", "property"]
 
@@ -73,13 +66,13 @@ class PropertySubject(Entry):
         return f"{self.stream}.{self.property}"
 
 
-_TAGS = ("a meter", "a property")      # pydantic puts them into the path of what is wrong; they are in no file
+SUBJECT_TAGS = ("a meter", "a property")      # pydantic puts them into the path of what is wrong; they are in no file
 _ENTRIES: Mapping[str | int, str] = {"streams": "stream", "tanks": "tank", "profiles": "profile", "faults": "fault"}
 
 Subject = str | PropertySubject
 _GivenSubject = Annotated[
-    Annotated[str, Tag(_TAGS[0])] | Annotated[PropertySubject, Tag(_TAGS[1])],
-    Discriminator(lambda given: _TAGS[isinstance(given, Mapping | PropertySubject)]),
+    Annotated[str, Tag(SUBJECT_TAGS[0])] | Annotated[PropertySubject, Tag(SUBJECT_TAGS[1])],
+    Discriminator(lambda given: SUBJECT_TAGS[isinstance(given, Mapping | PropertySubject)]),
 ]
 
 
@@ -221,61 +214,3 @@ class Scenario(Entry):
     tanks: Mapping[str, TankScenario] = {}
     resolution: Mapping[str, Annotated[float, Field(gt=0)]] = {}    # smallest step that a meter shows, in its unit
     faults: tuple[Fault, ...] = ()
-
-
-def load_scenario(path: Path | None, park: Park) -> Scenario:
-    """Read a scenario and hold it against its park; without a path, the default scenario.
-
-    Raises
-    ------
-    ParkError
-        With every fault of the file at once, each with its line; the file's shape first, then whether it fits the
-        park.
-    """
-    if path is None:
-        return Scenario()
-    try:
-        document = parse(path.read_text(encoding="utf-8-sig"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "not UTF-8"
-        raise ParkError([FileFault(str(path), 1, "", f"cannot read the scenario: {reason}")]) from error
-    faults = list(document.faults)
-    try:
-        scenario = Scenario.model_validate(document.data or {})
-    except ValidationError as error:
-        raise ParkError(_by_line([*faults, *_shape_faults(document, error)])) from None
-    for path_, clause_, hint in mistakes(scenario, park):
-        faults.append(FileFault(document.file, document.line(path_), _subject(document, path_), clause_, hint))
-    if faults:
-        raise ParkError(_by_line(faults))
-    return scenario
-
-
-def _by_line(faults: list[FileFault]) -> list[FileFault]:
-    """Return the faults in the order of their lines."""
-    return sorted(faults, key=lambda fault: fault.line)
-
-
-def _shape_faults(document: Document, error: ValidationError) -> Iterator[FileFault]:
-    """Yield what is wrong with the shape of a scenario file."""
-    speller = Speller()
-    for detail in error.errors(include_url=False):
-        path = tuple(step for step in detail["loc"] if step not in ("[key]", *_TAGS))
-        detail["loc"] = path[2:] if _subject(document, path) else path
-        text, hint = clause(detail, speller, keys_at(Scenario, path[:-1]))
-        if detail["type"] == "value_error":
-            text = str(detail["ctx"]["error"])
-        yield FileFault(document.file, document.line(path), _subject(document, path), text, hint)
-
-
-def _subject(document: Document, path: Sequence[str | int]) -> str:
-    """Return how messages name the entry at a path: by section and key, a fault by its id."""
-    if len(path) < 2 or path[0] not in _ENTRIES:
-        return ""
-    section, key = path[0], path[1]
-    if isinstance(key, str):
-        return f"{_ENTRIES[section]} {key!r}"
-    entries = document.data.get("faults") if isinstance(document.data, dict) else None
-    entry = entries[key] if isinstance(entries, list) and key < len(entries) else None
-    name = entry.get("id") if isinstance(entry, dict) else None
-    return f"fault {name!r}" if isinstance(name, str) else f"fault {key + 1}"

@@ -96,7 +96,7 @@ class Surroundings:
 def load_simulate(options: argparse.Namespace) -> Body:
     """Import what simulating needs, and read the park and its scenario."""
     from park.load import load_park
-    from simulators.scenario import load_scenario
+    from simulators.scenario_file import load_scenario
     from simulators.serve import simulate
 
     park = load_park(options.park)

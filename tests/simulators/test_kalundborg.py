@@ -17,7 +17,8 @@ from park.model import ENVIRONMENT, Exchange, Meter, Park
 from park.units import to_si
 from simulators.faults import FaultSchedule
 from simulators.plant import Plant
-from simulators.scenario import FAULT_KINDS, Occurrence, PropertySubject, Scenario, load_scenario
+from simulators.scenario import FAULT_KINDS, Occurrence, PropertySubject, Scenario
+from simulators.scenario_file import load_scenario
 from simulators.steam import water
 from simulators.truth import RECEIVER, SENDER, Excursion, Truth
 from tests.simulators.networks import imbalances

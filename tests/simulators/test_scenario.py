@@ -9,7 +9,8 @@ import pytest
 
 from park.errors import ParkError
 from park.model import ENVIRONMENT, Park
-from simulators.scenario import Fault, PropertySubject, Scenario, load_scenario
+from simulators.scenario import Fault, PropertySubject, Scenario
+from simulators.scenario_file import load_scenario
 from tests.simulators.networks import level, meter, node, nominal, park_of, stream
 
 PARK = park_of(
