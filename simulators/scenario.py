@@ -1,8 +1,8 @@
 """What a simulated park does: loads, temperatures, compositions and faults, as scenario.yaml writes them.
 
-Here: the schema, its loader, and the one registry of fault kinds (`FAULT_KINDS`). Not here: how a park behaves
-(`simulators.truth`) and what a fault does to an instrument (`simulators.faults`). The main path enters at
-`load_scenario`. Everything has a default: `Scenario()` plays any valid park.
+Here: the schema and the one registry of fault kinds (`FAULT_KINDS`). Not here: how a file is read
+(`simulators.scenario_file`), how a park behaves (`simulators.truth`) and what a fault does to an instrument
+(`simulators.faults`). Everything has a default: `Scenario()` plays any valid park.
 """
 
 from __future__ import annotations
@@ -67,7 +67,6 @@ class PropertySubject(Entry):
 
 
 SUBJECT_TAGS = ("a meter", "a property")      # pydantic puts them into the path of what is wrong; they are in no file
-_ENTRIES: Mapping[str | int, str] = {"streams": "stream", "tanks": "tank", "profiles": "profile", "faults": "fault"}
 
 Subject = str | PropertySubject
 _GivenSubject = Annotated[

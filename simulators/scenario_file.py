@@ -6,7 +6,7 @@ path enters at `load_scenario`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -19,6 +19,8 @@ from park.wording import Speller, clause
 from park.yaml12 import Document, parse
 from simulators.scenario import SUBJECT_TAGS, Scenario
 from simulators.scenario_checks import mistakes
+
+_ENTRIES: Mapping[str | int, str] = {"streams": "stream", "tanks": "tank", "profiles": "profile", "faults": "fault"}
 
 
 def load_scenario(path: Path | None, park: Park) -> Scenario:
