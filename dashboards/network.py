@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard, nodegraph, stat, table
+from grafana_foundation_sdk.cog.builder import Builder
+from grafana_foundation_sdk.models import nodegraph as models
 
 from dashboards import house
 from dashboards.house import BAD, GOOD, NEUTRAL, WARN, Site
@@ -52,21 +54,22 @@ def _newest_window() -> stat.Panel:
 
 
 def _graph() -> nodegraph.Panel:
-    edges = sql("network_edges", ref="edges")
-    return house.graph(
-        "Network",
-        sql("network_nodes", ref="nodes"),
-        edges,
-        "Participants; each with its largest nodal test (|imbalance| / std) and the number of its exchanges; the ring "
-        "says how many are in agreement. Edges: what goes from one to the other in the unit given; an edge out of "
-        "agreement is thick and orange, and says so. One edge for each kind: choose a kind above where they overlap.",
-    ).nodes(
-        nodegraph.NodeOptions().arcs(
-            [
-                nodegraph.ArcOption().field(field).color(color)
-                for field, color in (("arc__agreed", GOOD), ("arc__deviating", BAD), ("arc__unknown", NEUTRAL))
-            ]
+    arcs: list[Builder[models.ArcOption]] = [
+        nodegraph.ArcOption().field(field).color(color)
+        for field, color in (("arc__agreed", GOOD), ("arc__deviating", BAD), ("arc__unknown", NEUTRAL))
+    ]
+    return (
+        house.graph(
+            "Network",
+            sql("network_nodes", ref="nodes"),
+            sql("network_edges", ref="edges"),
+            "Participants; each with its largest nodal test (|imbalance| / std) and the number of its exchanges; the "
+            "ring says how many are in agreement. Edges: what goes from one to the other in the unit given; an edge "
+            "out of agreement is thick and orange, says so, and leads to its exchange. One edge for each kind: choose a "
+            "kind above where they overlap.",
         )
+        .nodes(nodegraph.NodeOptions().arcs(arcs))
+        .override_by_name("detail__exchange", house.properties(house.to_exchange("detail__exchange")))
     )
 
 
