@@ -4,6 +4,7 @@ The package's public functions; each array shape is in their docstrings.
 
 - `prepare`, `reconcile`: linear balances A x = b, one window or thousands (network.py).
 - `reconcile_nonlinear`: any smooth constraints g(x) = 0, one window (nonlinear.py).
+- `prepare_bilinear`, `reconcile_bilinear`: flows times what they carry, one window or thousands (bilinear.py).
 - `classify`: redundant, nonredundant, observable, unobservable (classify.py).
 - `assess`: std to expect, smallest errors that show, where a meter would help most (assessment.py).
 - `MeterWatch`: errors that one window cannot show, over many (sequential.py).
@@ -11,6 +12,8 @@ The package's public functions; each array shape is in their docstrings.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from processing.balance.assessment import Assessment, ExtraMeter, assess
 from processing.balance.classify import Classes, classify
@@ -21,9 +24,14 @@ from processing.balance.nonlinear import NonlinearResult, reconcile_nonlinear
 from processing.balance.result import Result
 from processing.balance.sequential import Finding, MeterWatch, WatchRules
 
+if TYPE_CHECKING:
+    from processing.balance.bilinear import BilinearNetwork, BilinearResult, prepare_bilinear, reconcile_bilinear
+
 __all__ = [
     "Assessment",
     "BalanceError",
+    "BilinearNetwork",
+    "BilinearResult",
     "Classes",
     "ContradictionError",
     "ExtraMeter",
@@ -39,6 +47,17 @@ __all__ = [
     "find_gross_errors",
     "identify_gross_errors",
     "prepare",
+    "prepare_bilinear",
     "reconcile",
+    "reconcile_bilinear",
     "reconcile_nonlinear",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs the compiler when it is first asked for: small networks never load it."""
+    if name in {"BilinearNetwork", "BilinearResult", "prepare_bilinear", "reconcile_bilinear"}:
+        from processing.balance import bilinear
+
+        return getattr(bilinear, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

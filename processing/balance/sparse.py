@@ -159,16 +159,22 @@ class Order:
 def order_rows(reduced: Reduced, covariance: sp.csr_array) -> Order:
     """Choose the order of elimination by minimum degree and find the pattern of L."""
     rows = take_rows(reduced.after, reduced.kept)
-    pattern = as_csr(Rows(rows.start, rows.index, np.ones(len(rows.value)), rows.n_columns))
+    entered = as_csr(Rows(rows.start, rows.index, np.ones(len(rows.value)), rows.n_columns))
     touched = abs(covariance)
     touched.data[:] = 1.0
     touched = touched + sp.diags_array(np.ones(rows.n_columns))
-    graph = (pattern @ touched @ pattern.T).tocsc()
+    graph = (entered @ touched @ entered.T).tocsc()
     order = minimum_degree(graph)
-    graph = graph[order][:, order].tocsc()
-    graph.sort_indices()
-    start, index = graph.indptr.astype(np.int64), graph.indices.astype(np.int64)
-    n = len(order)
+    pattern = pattern_of_factor(graph[order][:, order])
+    return Order(take_rows(rows, order), reduced.kept[order], *pattern)
+
+
+def pattern_of_factor(graph: Any) -> kernels.Pattern:
+    """Return the pattern of L for a symmetric pattern, diagonal included, in the order given."""
+    columns = graph.tocsc()
+    columns.sort_indices()
+    start, index = columns.indptr.astype(np.int64), columns.indices.astype(np.int64)
+    n = columns.shape[0]
     parent = np.empty(n, dtype=np.int64)
     l_start = np.concatenate([[0], np.cumsum(kernels.symbolic(start, index, parent))]).astype(np.int64)
     l_index = np.empty(l_start[-1], dtype=np.int64)
@@ -176,7 +182,7 @@ def order_rows(reduced: Reduced, covariance: sp.csr_array) -> Order:
     column = np.repeat(np.arange(n), np.diff(l_start))
     place = np.argsort(l_index, kind="stable")
     row_start = np.concatenate([[0], np.cumsum(np.bincount(l_index, minlength=n))]).astype(np.int64)
-    return Order(take_rows(rows, order), reduced.kept[order], l_start, l_index, row_start, column[place], place)
+    return kernels.Pattern(l_start, l_index, row_start, column[place], place)
 
 
 def minimum_degree(graph: sp.csc_array) -> Ints:

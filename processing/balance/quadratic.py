@@ -1,0 +1,223 @@
+"""The compiled Gauss-Newton iteration for constraints whose terms are a variable, or a product of two.
+
+Here: arithmetic for some windows at once, on a pattern found beforehand. Not here: which constraints a network has and
+what is returned (bilinear.py). The slow twin is `reconcile_nonlinear`, see tests/balance/test_bilinear.py.
+
+The conditions of optimality, in units where measured variables have std one: [D J'; J 0] [dz; l] = [-D (z - y); -g],
+D one where measured and zero where not. They are factored as [D + e, J'; J, -e], which has an L D L' for every order
+of rows (quasidefinite, Vanderbei 1995) so that one pattern serves all iterations and windows, and the difference is
+taken out by refinement; what no measurement determines stays where it is, and dependent constraints do no harm.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from processing.balance.kernels import Pattern, factorise
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+SHIFT = 1e-8
+"""e above: the root of the rounding error, which balances what the factor and the refinement each must mend."""
+
+REFINEMENTS = 3
+"""Solutions of one step, each on what the last left: always as many, so that no window depends on its company."""
+
+
+class Entries(NamedTuple):
+    """The entries of the Jacobian, in any order.
+
+    Parameters
+    ----------
+    row, variable
+        Where each is.
+    other
+        The variable that it is multiplied by, or -1.
+    share
+        Its coefficient.
+    slot
+        Its place in L.
+    """
+
+    row: Ints
+    variable: Ints
+    other: Ints
+    share: Floats
+    slot: Ints
+
+
+@njit(cache=True, nogil=True)
+def evaluate(entries: Entries, z: Floats, rhs: Floats, value: Floats, residual: Floats, size: Floats) -> None:
+    """Fill the Jacobian's entries (n_entries, n_windows), the residuals and the sums of |terms| (n_rows, n_windows)."""
+    width = z.shape[1]
+    for r in range(residual.shape[0]):
+        for b in range(width):
+            residual[r, b] = -rhs[r, b]
+            size[r, b] = abs(rhs[r, b])
+    for p in range(len(entries.row)):
+        r, v, o, a = entries.row[p], entries.variable[p], entries.other[p], entries.share[p]
+        for b in range(width):
+            if o < 0:
+                value[p, b] = a
+                term = a * z[v, b]
+            else:
+                value[p, b] = a * z[o, b]
+                term = 0.5 * a * z[o, b] * z[v, b]  # each product has two entries
+            residual[r, b] += term
+            size[r, b] += abs(term)
+
+
+@njit(cache=True, nogil=True)
+def solve_each(block: Floats, pattern: Pattern, lower: Floats, diagonal: Floats) -> None:
+    """Solve L D L' x = block in place, each window with its own values; block has shape (n_unknowns, n_windows)."""
+    width = block.shape[1]
+    for k in range(block.shape[0]):
+        for p in range(pattern.l_start[k], pattern.l_start[k + 1]):
+            i = pattern.l_index[p]
+            for b in range(width):
+                block[i, b] -= lower[p, b] * block[k, b]
+    for k in range(block.shape[0] - 1, -1, -1):
+        for b in range(width):
+            block[k, b] /= diagonal[k, b]
+        for p in range(pattern.l_start[k], pattern.l_start[k + 1]):
+            i = pattern.l_index[p]
+            for b in range(width):
+                block[k, b] -= lower[p, b] * block[i, b]
+
+
+@njit(cache=True, nogil=True)
+def gauss_newton(
+    z: Floats,
+    given: Floats,
+    scale: Floats,
+    rhs: Floats,
+    entries: Entries,
+    pattern: Pattern,
+    place: Ints,
+    limits: Floats,
+    report: Floats,
+) -> None:
+    """Move z onto the constraints, as near to the measured values as their scale says, in place.
+
+    z, given and scale have shape (n_variables, n_windows); given is NaN where unmeasured, scale the std there the size
+    of a step. rhs has shape (n_rows, n_windows), place (n_variables + n_rows,) the position of each unknown in the
+    order of elimination. limits holds tolerance and most iterations; report (3, n_windows) gets whether a window
+    converged, its iterations, and its largest open constraint as a share of its terms.
+    """
+    n, width = z.shape
+    m = rhs.shape[0]
+    tolerance, most = limits[0], int(limits[1])
+    value = np.empty((len(entries.row), width))
+    residual, size, row_scale = np.empty((m, width)), np.empty((m, width)), np.empty((m, width))
+    multiplier = np.zeros((m, width))
+    measured = np.empty((n, width))
+    for v in range(n):
+        for b in range(width):
+            measured[v, b] = 0.0 if np.isnan(given[v, b]) else 1.0
+    one, other = np.empty((n, width)), np.empty((m, width))
+    step, change = np.empty((n, width)), np.empty((m, width))
+    block = np.empty((n + m, width))
+    for b in range(width):
+        report[0, b], report[1, b], report[2, b] = 0.0, float(most), np.inf
+    evaluate(entries, z, rhs, value, residual, size)
+    for iteration in range(most):
+        # scale: columns by std, rows to length one
+        row_scale[:] = 0.0
+        for p in range(len(entries.row)):
+            v, r = entries.variable[p], entries.row[p]
+            for b in range(width):
+                value[p, b] *= scale[v, b]
+                row_scale[r, b] += value[p, b] * value[p, b]
+        for r in range(m):
+            for b in range(width):
+                row_scale[r, b] = 1.0 / np.sqrt(row_scale[r, b]) if row_scale[r, b] > 0.0 else 1.0
+        lower = np.zeros((len(pattern.l_index), width))
+        diagonal = np.empty((n + m, width))
+        for p in range(len(entries.row)):
+            r, s = entries.row[p], entries.slot[p]
+            for b in range(width):
+                value[p, b] *= row_scale[r, b]
+                lower[s, b] += value[p, b]
+        for v in range(n):
+            for b in range(width):
+                diagonal[place[v], b] = measured[v, b] + SHIFT
+        for r in range(m):
+            for b in range(width):
+                diagonal[place[n + r], b] = -SHIFT
+        factorise(
+            pattern.l_start,
+            pattern.l_index,
+            pattern.row_start,
+            pattern.row_column,
+            pattern.row_place,
+            lower,
+            diagonal,
+        )
+        step[:] = 0.0
+        for _ in range(REFINEMENTS):
+            for v in range(n):
+                for b in range(width):
+                    one[v, b] = 0.0
+                    if measured[v, b] > 0.0 and scale[v, b] > 0.0:
+                        one[v, b] = -((z[v, b] - given[v, b]) / scale[v, b] + step[v, b])
+            for r in range(m):
+                for b in range(width):
+                    other[r, b] = -residual[r, b] * row_scale[r, b]
+            for p in range(len(entries.row)):
+                v, r = entries.variable[p], entries.row[p]
+                for b in range(width):
+                    one[v, b] -= value[p, b] * multiplier[r, b]
+                    other[r, b] -= value[p, b] * step[v, b]
+            for v in range(n):
+                for b in range(width):
+                    block[place[v], b] = one[v, b]
+            for r in range(m):
+                for b in range(width):
+                    block[place[n + r], b] = other[r, b]
+            solve_each(block, pattern, lower, diagonal)
+            for v in range(n):
+                for b in range(width):
+                    step[v, b] += block[place[v], b]
+            for r in range(m):
+                for b in range(width):
+                    multiplier[r, b] += block[place[n + r], b]
+        for v in range(n):
+            for b in range(width):
+                if report[0, b] == 0.0:
+                    z[v, b] += scale[v, b] * step[v, b]
+        # multipliers are of scaled rows: carry them over in the rows' own unit
+        for r in range(m):
+            for b in range(width):
+                change[r, b] = multiplier[r, b] * row_scale[r, b]
+        evaluate(entries, z, rhs, value, residual, size)
+        done = True
+        for b in range(width):
+            if report[0, b] > 0.0:
+                continue
+            moved = 0.0
+            for v in range(n):
+                moved = max(moved, abs(step[v, b]))
+            left = 0.0
+            for r in range(m):
+                if size[r, b] > 0.0:
+                    left = max(left, abs(residual[r, b]) / size[r, b])
+            report[2, b] = left
+            if moved <= tolerance and left <= tolerance:
+                report[0, b], report[1, b] = 1.0, iteration + 1.0
+            else:
+                done = False
+        if done:
+            return
+        row_scale[:] = 0.0
+        for p in range(len(entries.row)):
+            v, r = entries.variable[p], entries.row[p]
+            for b in range(width):
+                row_scale[r, b] += (value[p, b] * scale[v, b]) ** 2
+        for r in range(m):
+            for b in range(width):
+                multiplier[r, b] = change[r, b] * np.sqrt(row_scale[r, b]) if row_scale[r, b] > 0.0 else 0.0
