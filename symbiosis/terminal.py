@@ -199,7 +199,8 @@ def draw(known: Known, width: int, height: int, now: float) -> RenderableType:
     if known.look.window is None or known.clock is None:
         return _draw_start(known)
     head = _draw_head(known, known.clock, width, now)
-    notes = [_line(note, "yellow") for note in known.notes[-NOTES_KEPT:]] if height >= 30 else []
+    kept = NOTES_KEPT if height >= 30 else 1
+    notes = [_line(note, "yellow", width) for note in known.notes[-kept:]]
     left = height - len(head) - len(notes)
     if width >= 170 and left >= 12:
         body = _draw_side_by_side(known.look, width, left, now)

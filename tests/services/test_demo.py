@@ -78,7 +78,7 @@ def left_in(folder: Path) -> list[str]:
 
 
 def test_a_short_demo_loses_nothing_and_leaves_nothing(tmp_path):
-    options = "--duration 15 --speed 20 --report r.json --start 2026-01-05T06:00:00Z".split()
+    options = ["--duration", "15", "--speed", "20", "--report", "r.json", "--start", "2026-01-05T06:00:00Z"]
     with demo(tmp_path / "tmp", *options) as process:
         lines = wait_for(process, "subscriptions: ")
         pids = family(process.pid)

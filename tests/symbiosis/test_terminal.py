@@ -81,6 +81,15 @@ def test_a_database_that_is_away_is_said_and_the_last_look_stays():
     assert any("X07" in line for line in lines)
 
 
+def test_the_latest_note_is_shown_even_where_room_is_short():
+    known = a_known(a_look())
+    known.notes = ["12:00:00 an old one", "12:00:01 stopping"]
+    lines = picture(known, 80, 24)
+    assert len(lines) <= 24
+    assert "stopping" in lines[2]
+    assert not any("an old one" in line for line in lines)
+
+
 def test_the_start_shows_its_steps():
     known = Known("Kalundborg", steps={"database": (0.0, 1.2, "ready"), "broker": (0.0, None, "")}, notes=["a note"])
     text = "\n".join(picture(known, 80, 24))
