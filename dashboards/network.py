@@ -65,8 +65,8 @@ def _graph() -> nodegraph.Panel:
             sql("network_edges", ref="edges"),
             "Participants; each with its largest nodal test (|imbalance| / std) and the number of its exchanges; the "
             "ring says how many are in agreement. Edges: what goes from one to the other in the unit given; an edge "
-            "out of agreement is thick and orange, says so, and leads to its exchange. One edge for each kind: choose a "
-            "kind above where they overlap.",
+            "out of agreement is thick and orange, says so, and leads to its exchange. One edge for each kind: choose "
+            "a kind above where they overlap.",
         )
         .nodes(nodegraph.NodeOptions().arcs(arcs))
         .override_by_name("detail__exchange", house.properties(house.to_exchange("detail__exchange")))

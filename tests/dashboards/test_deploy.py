@@ -15,7 +15,7 @@ from symbiosis.cli import main
 from tests.dashboards.filled import KALUNDBORG
 from tests.dashboards.stand_in import TOKEN, StandIn, running
 
-DSN = "postgresql://grafana:secret@db/symbiosis"
+DSN = "host=db dbname=symbiosis user=grafana password=hidden"
 GROUP = f"/api/v1/provisioning/folder/{alerts.FOLDER_UID}/rule-groups/{alerts.GROUP}"
 POLICIES = "/api/v1/provisioning/policies"
 PARK = load_park(KALUNDBORG / "park.yaml")
