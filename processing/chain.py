@@ -94,8 +94,8 @@ class Chain:
 
     @property
     def silent(self) -> Bools:
-        """Meters that are silent, bool, shape (n_meters,)."""
-        return self._silent.flagged
+        """Meters that nothing is to be expected of: silent, or not in force; bool, shape (n_meters,)."""
+        return self._silent.flagged | self._silent.out_of_force
 
     def run(self, readings: Readings, start_us: int, end_us: int, presence: Presence) -> WindowResult:
         """Compute a window and move on.
@@ -109,6 +109,7 @@ class Chain:
         presence
             Who has sent what until its end.
         """
+        readings = readings.in_force(self.table)
         changes = self._silent.step(presence)
         changes += self._stuck.step(readings.between(start_us, end_us))
         dumb = self._silent.flagged | self._stuck.flagged
@@ -129,6 +130,7 @@ class Chain:
 
     def revise(self, readings: Readings, start_us: int, end_us: int, taken_out: Iterable[str]) -> WindowResult:
         """Compute a past window again, with the meters left out that were left out then; events stay as they are."""
+        readings = readings.in_force(self.table)
         out = np.isin(np.array(self.table.ids), list(taken_out))
         estimate = self.estimator.estimate(readings, start_us, end_us, out)
         return self._result(

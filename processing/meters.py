@@ -8,6 +8,7 @@ enters at `MeterArrays.of`, once a park, and at `MeterArrays.variances`, once a 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import IntEnum
 
 import numpy as np
@@ -34,6 +35,9 @@ without limit."""
 UNCERTAIN_FACTOR = 4.0
 """Variance of a window that has uncertain readings alone, over that of good ones: twice the std. OPC UA says of
 Uncertain only that the value is less sure than usual; doubling keeps it in use without letting it lead."""
+
+ALWAYS_US = 2**62
+"""Beyond any time [us]: a meter without `valid_to` counts until then, one without `valid_from` from minus that on."""
 
 COUNTERS = frozenset({"mass_total", "volume_total", "energy_total"})
 
@@ -90,6 +94,8 @@ class MeterArrays:
         Systematic share of the variance [1].
     modulus, resolution
         Of counters [SI]; infinite and 0 where there is none.
+    valid_from_us, valid_to_us
+        First instant at which a meter counts, and first at which it no longer does [us].
     """
 
     ids: tuple[str, ...]
@@ -103,6 +109,8 @@ class MeterArrays:
     share: Floats
     modulus: Floats
     resolution: Floats
+    valid_from_us: Ints
+    valid_to_us: Ints
 
     @classmethod
     def of(cls, park: Park) -> MeterArrays:
@@ -124,6 +132,8 @@ class MeterArrays:
             share=np.array([min(m.systematic_share, 1.0 - LEAST_RANDOM_SHARE) for m in meters]),
             modulus=np.array([m.counter.modulus if m.counter else np.inf for m in meters]) * scale,
             resolution=np.array([m.counter.resolution if m.counter else 0.0 for m in meters]) * scale,
+            valid_from_us=np.array([_instant_us(m.valid_from, -ALWAYS_US) for m in meters], dtype=np.int64),
+            valid_to_us=np.array([_instant_us(m.valid_to, ALWAYS_US) for m in meters], dtype=np.int64),
         )
 
     def __len__(self) -> int:
@@ -192,6 +202,10 @@ def _hold_s(meter: Meter) -> float:
 def _fixed_u95(meter: Meter) -> float:
     """Return the terms of u95 that do not depend on the reading, in the meter's unit."""
     return meter.u95(0.0)
+
+
+def _instant_us(moment: datetime | None, otherwise: int) -> int:
+    return otherwise if moment is None else round(moment.timestamp() * 1e6)
 
 
 def _microseconds(seconds: Floats) -> Ints:

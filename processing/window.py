@@ -6,6 +6,7 @@
 The rules:
 
 - a window is [start, end) on the instruments' clock, in whole microseconds;
+- a reading before its meter's `valid_from`, or from its `valid_to` on, is no reading (`Readings.in_force`);
 - a bad reading, and one without a number, is no reading; a window of a meter without any reading is unmeasured;
 - uncertain readings are used where a window has no good one, with twice the std (`meters.UNCERTAIN_FACTOR`);
 - a periodic meter's value is the mean of its readings; coverage is their number over the number due;
@@ -124,6 +125,12 @@ class Readings:
             np.concatenate([self.quality, other.quality]),
         )
 
+    def in_force(self, table: MeterArrays) -> Readings:
+        """Return the readings from within their meters' `valid_from` and `valid_to`."""
+        begun = self.time_us >= table.valid_from_us[self.meter]
+        kept = begun & (self.time_us < table.valid_to_us[self.meter])
+        return self if kept.all() else self._where(kept)
+
     def last_time_us(self) -> Ints:
         """Return each meter's last source time, shape (n_meters,) [us]; `BEFORE` where it has no reading."""
         last = np.full(self.n_meters, BEFORE, dtype=np.int64)
@@ -210,7 +217,8 @@ def average(readings: Readings, table: MeterArrays, slots: Slots, start_us: int,
     if end_us <= start_us:
         raise ValueError(f"a window ends after its start, got [{start_us}, {end_us})")
     found = np.full((len(slots), 6), np.nan)
-    low, high = start_us - slots.shift_us, end_us - slots.shift_us
+    low = start_us - slots.shift_us
+    high = np.minimum(end_us - slots.shift_us, table.valid_to_us[slots.meter])      # nothing is held beyond
     kind = table.averaging[slots.meter]
     for averaging, kernel in _KERNELS.items():
         chosen = np.flatnonzero(kind == averaging)

@@ -70,19 +70,23 @@ class SilentMeters:
         self._table = table
         self._source = np.unique([source_of(m) for m in park.meters], return_inverse=True)[1]
         self.flagged: Bools = np.zeros(len(table), dtype=np.bool_)
+        self.out_of_force: Bools = np.zeros(len(table), dtype=np.bool_)     # before `valid_from`, after `valid_to`
 
     def step(self, now: Presence) -> list[Change]:
         """Judge every meter at the end of a window."""
-        base = np.maximum(now.last_us, now.alive_since_us)
+        table = self._table
+        self.out_of_force = (now.end_us <= table.valid_from_us) | (now.end_us > table.valid_to_us)
+        base = np.maximum(np.maximum(now.last_us, now.alive_since_us), table.valid_from_us)
         newest = np.full(self._source.max(initial=0) + 1, BEFORE, dtype=np.int64)
         np.maximum.at(newest, self._source, now.last_us)
         heard = np.minimum(newest[self._source], now.end_us)
         reference = np.maximum(heard, now.end_us - now.patience_us)
-        stale = self._table.stale_us
-        silent = (stale > 0) & ~now.excused & (reference - base > stale)
+        stale = table.stale_us
+        silent = (stale > 0) & ~now.excused & ~self.out_of_force & (reference - base > stale)
         changes: list[Change] = [self._opened(int(m), base, reference) for m in np.flatnonzero(silent & ~self.flagged)]
-        back = self.flagged & (now.first_us > BEFORE)
-        changes += [Closed(KIND, self._table.ids[m], int(now.first_us[m])) for m in np.flatnonzero(back)]
+        back = self.flagged & ((now.first_us > BEFORE) | self.out_of_force)
+        until = np.where(self.out_of_force, np.minimum(table.valid_to_us, now.end_us), now.first_us)
+        changes += [Closed(KIND, table.ids[m], int(until[m])) for m in np.flatnonzero(back)]
         self.flagged = (self.flagged | silent) & ~back
         return changes
 

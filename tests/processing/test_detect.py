@@ -104,6 +104,35 @@ def test_meter_that_never_goes_stale_is_never_silent():
     assert SilentMeters(park, MeterArrays.of(park)).step(presence([10, 995, 995], 1000)) == []
 
 
+CHANGE = 1767225600         # 2026-01-01T00:00:00Z
+
+
+def detector_of(**validity) -> SilentMeters:
+    park = park_of(
+        [node("a.n"), node("b.n")], [stream("X", "a.n", "b.n")],
+        [flow("F", "X", "sender", 1.0, **validity), flow("G", "X", "receiver", 1.0), flow("H", "X", "receiver", 1.0)])
+    return SilentMeters(park, MeterArrays.of(park))
+
+
+def test_meter_that_no_longer_counts_is_not_silent_and_one_that_was_is_so_until_then():
+    ending = detector_of(valid_to="2026-01-01T00:00:00Z")
+    sent = CHANGE - 100
+    assert [c.subject for c in ending.step(presence([sent, CHANGE, CHANGE], CHANGE, alive=sent))] == ["F"]
+    assert ending.step(presence([sent, CHANGE + 20, CHANGE + 20], CHANGE + 20, alive=sent)) == [
+        Closed("meter_silent", "F", CHANGE * S)]
+    assert ending.step(presence([sent, CHANGE + 40, CHANGE + 40], CHANGE + 40, alive=sent)) == []
+    assert ending.out_of_force.tolist() == [True, False, False]
+
+
+def test_silence_of_a_meter_counts_from_when_it_is_in_force():
+    coming = detector_of(valid_from="2026-01-01T00:00:00Z")
+    for end in (CHANGE, CHANGE + 10):
+        assert coming.step(presence([None, end, end], end, alive=CHANGE - 1000)) == []
+    opened, = coming.step(presence([None, CHANGE + 40, CHANGE + 40], CHANGE + 40, alive=CHANGE - 1000))
+    assert isinstance(opened, Opened)
+    assert (opened.subject, opened.value) == ("F", 40.0)
+
+
 def test_silence_survives_a_restart(silent):
     silent.step(presence([80, 115, 115], 120))
     again = SilentMeters(PAIR, MeterArrays.of(PAIR))

@@ -63,6 +63,27 @@ def test_uncertain_readings_count_only_where_there_is_no_good_one(periodic):
     assert (beside.value[0], bool(beside.uncertain[0])) == (1.0, False)
 
 
+def test_readings_count_only_while_their_meter_is_in_force():
+    """Of one source that two meters read in turn, each has its own time."""
+    table = MeterArrays.of(park_of(
+        flow("old", "S", "receiver", 1.0, valid_to="2026-01-01T00:00:00Z"),
+        flow("new", "S", "receiver", 1.0, valid_from="2026-01-01T00:00:00Z")))
+    change = 1767225600 * S
+    times = [change - 2 * S, change - 1, change, change + S]
+    readings = Readings.of(2, [0] * 4 + [1] * 4, times * 2, [1.0] * 8).in_force(table)
+    assert readings.time_us.tolist() == times
+    assert readings.meter.tolist() == [0, 0, 1, 1]
+    assert readings.in_force(table) is readings
+
+
+def test_value_is_not_held_beyond_the_end_of_its_meter():
+    table = MeterArrays.of(park_of(flow(
+        "F", "S", "receiver", 1.0, sampling="on_change", stale_after_s=None, valid_to="1970-01-01T00:01:45Z")))
+    during, after = means(table, [(90, 7.0)]), means(table, [(90, 7.0)], 120, 140)
+    assert (during.value[0], during.coverage[0]) == (7.0, 0.25)
+    assert np.isnan(after.value[0])
+
+
 def test_shifted_slot_sees_an_earlier_window(periodic):
     found = means(periodic, [(40, 5.0), (55, 7.0), (100, 1.0)], shift=60.0)
     assert found.value[0] == 6.0
