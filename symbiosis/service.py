@@ -116,7 +116,7 @@ def run_service(name: str, load: Callable[[], Body], *, supervised: bool) -> int
     if supervised:
         say("loaded", {})
         orders.event("start", "stop").wait()
-    if not orders.given("stop"):
+    if orders.given("start") or not orders.given("stop"):       # told to stop while it loaded: what is there is done
         body(orders, say)
     orders.forget()
     return INTERRUPTED if interrupted.is_set() else 0

@@ -22,6 +22,7 @@ from park.errors import InputError, OperationError, SymbiosisError
 BACK_OFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 STEADY_S = 60.0             # a service that ran this long starts again from the first back-off
 STARTS = 3                  # a service that never came up is not tried more often
+COMES_UP_WITHIN_S = 10.0    # a run that has so long to end waits for a service that still builds up
 INPUT_IS_WRONG = 2
 _LONGEST_LINE = 1 << 20
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -141,6 +142,7 @@ class Service:
         self._failure: SymbiosisError | None = None
         self._changed = asyncio.Condition()
         self._was_ready = False
+        self._killed = False
         self._stopping = asyncio.Event()
 
     @property
@@ -174,10 +176,11 @@ class Service:
     async def finish(self, timeout_s: float) -> bool:
         """Let the service finish its work; return whether it did so within the time (else it is killed).
 
-        A service that has only loaded has nothing to finish, and may be deaf while it builds up: it is ended at once.
+        A service that has only loaded may be deaf while it builds up: where time is short it is ended at once.
         """
         self._stopping.set()
         has_begun = not self.states.keys() <= {"loaded"}
+        has_begun |= "start" in self._orders and timeout_s > COMES_UP_WITHIN_S
         self.order("stop")
         finished = await self._finished_within(timeout_s) if has_begun else True
         if not (finished and has_begun):
@@ -196,6 +199,7 @@ class Service:
     def kill(self) -> None:
         """End the process at once."""
         self._stopping.set()
+        self._killed = True
         if self._process is not None:
             with suppress(ProcessLookupError):
                 self._process.kill()
@@ -251,6 +255,8 @@ class Service:
                 limit=_LONGEST_LINE, pass_fds=tuple(self.command.keep_open),
                 start_new_session=True,     # Ctrl-C in the terminal is for the supervisor alone
             )
+        if self._killed:            # while the process was being made
+            self.kill()
         for word in self._orders:
             self._write(word)
         assert self._process.stdout is not None

@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+import time
 from pathlib import Path
 
 behaviour, folder, name = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
@@ -27,6 +28,8 @@ if behaviour == "chatty":
     sys.stdout.write("hello\n[1]\n")
 if behaviour == "deaf":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if behaviour == "slow":
+    time.sleep(0.5)
 say("loaded")
 for line in sys.stdin:
     if line.strip() == "start":

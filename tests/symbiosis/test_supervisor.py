@@ -83,6 +83,25 @@ async def test_a_service_that_has_not_begun_has_nothing_to_finish(tmp_path):
         assert service.pid is None
 
 
+async def test_a_service_that_still_loads_is_waited_for_where_there_is_time(tmp_path):
+    async with running("slow", tmp_path) as (service, told):
+        service.order("start")
+        while service.pid is None:      # noqa: ASYNC110  (no state says so)
+            await asyncio.sleep(0.01)
+        assert await service.finish(60)
+        assert (tmp_path / "order").read_text().splitlines() == ["collect:stop", "collect:end"]
+    assert told == []
+
+
+async def test_a_process_that_is_being_made_when_all_ends_is_ended_too(tmp_path):
+    async with running("deaf", tmp_path) as (service, _):
+        while service.starts == 0:      # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert service.pid is None
+        async with asyncio.timeout(2):
+            assert await service.stop(7)
+
+
 async def test_a_crashed_service_is_started_again_with_its_orders_and_that_is_said_once(tmp_path):
     async with running("obedient", tmp_path) as (service, told):
         service.order("start")
