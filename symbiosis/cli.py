@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -74,6 +75,7 @@ def _place_numba_cache() -> None:
 
 def _guarded(work: Callable[[], int]) -> int:
     """Run a command and turn errors raised on purpose into messages and exit codes."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)       # ends as Ctrl-C does, before and after a run too
     try:
         return work()
     except InputError as error:
@@ -288,5 +290,5 @@ def _instant(text: str) -> datetime:
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be a time such as 2026-01-31T06:00:00Z, got {text!r}") from None
     if moment.tzinfo is None:
-        raise argparse.ArgumentTypeError(f"needs its offset from UTC, such as {text}Z")
+        raise argparse.ArgumentTypeError(f"needs its offset from UTC, such as {moment.isoformat()}Z")
     return moment

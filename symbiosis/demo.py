@@ -7,6 +7,8 @@ Here: what a demo is made of and in which order it begins and ends. Processes, s
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -62,11 +64,22 @@ def demo(options: DemoOptions) -> int:
     OperationError
         If the data folder is held by another run, or a server or service does not start.
     """
-    if options.report is not None and not options.report.absolute().parent.is_dir():
-        raise InputError(f"cannot write {options.report}: there is no folder {options.report.absolute().parent}")
+    if options.report is not None:
+        check_writable(options.report)
     headless = options.headless or has_no_terminal()
     with _data_folder(options) as folder, shown("Kalundborg", headless=headless) as screen:
         return asyncio.run(_Demo(options, folder, screen, headless=headless).conduct())
+
+
+def check_writable(report: Path) -> None:
+    """Refuse a report that could not be written when the run is over."""
+    folder = report.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"cannot write {report}: there is no folder {folder}")
+    if report.is_dir():
+        raise InputError(f"cannot write {report}: it is a folder (hint: name a file in it)")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"cannot write {report}: the folder {folder} is not yours to write")
 
 
 @contextmanager
@@ -76,6 +89,7 @@ def _data_folder(options: DemoOptions) -> Iterator[HeldFolder]:
     root = temporary_root() if temporary else (options.data or default_data_folder()).absolute()
     with ExitStack() as stack:
         if temporary:
+            stack.callback(shutil.rmtree, root, ignore_errors=True)     # a signal may come before the guard is there
             stack.enter_context(guarded(root, temporary=True))
         folder = stack.enter_context(hold(root))
         if not temporary:
@@ -120,18 +134,24 @@ class _Demo:
             return INTERRUPTED
 
     async def _conduct(self) -> int:
-        interrupts, armed = self.machine.interrupts, False
+        interrupts, armed, interrupted = self.machine.interrupts, False, False
         try:
             await interrupts.unless(self._begin())
             armed = True
             await interrupts.unless(asyncio.sleep(self.options.duration_s or float("inf")))
+            await interrupts.unless(self.machine.stop_services(SERVICES, AT_LEISURE_S))
         except Interrupted:
+            interrupted = True
             self.screen.note("stopping: what was sent is still stored and reconciled (once more Ctrl-C: at once)")
-        interrupted = interrupts.came.is_set()
-        await self.machine.stop_services(SERVICES, IN_HASTE_S if interrupted else AT_LEISURE_S)
+            await self.machine.stop_services(SERVICES, IN_HASTE_S)
         if not self.temporary:
             self.screen.note(f"the data are in {self.folder.root}")
-        whole = await self._report() if armed and self.options.report is not None else True
+        whole = True
+        if self.options.report is not None and armed:
+            if interrupted and self.options.duration_s is not None:     # all shall be gone in 10 s
+                self.screen.note("no report: the run was ended before its duration")
+            else:
+                whole = await self._report()
         if interrupted:
             return INTERRUPTED
         return DONE if whole else FAILED

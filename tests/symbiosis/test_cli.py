@@ -53,6 +53,7 @@ def test_the_version_is_that_of_the_package(capsys):
     (["demo", "--duration", "nan"], "must be above 0, got nan"),
     (["demo", "--start", "yesterday"], "must be a time such as"),
     (["demo", "--start", "2026-01-01T00:00:00"], "needs its offset from UTC, such as 2026-01-01T00:00:00Z"),
+    (["demo", "--start", "2026-01-01"], "needs its offset from UTC, such as 2026-01-01T00:00:00Z"),
     (["dance"], "invalid choice"),
 ])
 def test_a_wrong_option_is_input(arguments, message, capsys):
@@ -84,10 +85,22 @@ def test_a_reader_who_has_enough_is_no_failure():
         assert writer.wait() == 0
 
 
-def test_a_report_that_cannot_be_written_is_said_before_anything_starts(tmp_path, capsys):
+def test_a_report_that_cannot_be_written_is_said_before_anything_starts(tmp_path, monkeypatch, capsys):
     assert cli.main(["demo", "--report", str(tmp_path / "none" / "r.json"), "--data", str(tmp_path / "d")]) == 2
     assert "there is no folder" in capsys.readouterr().err
+    assert cli.main(["demo", "--report", str(tmp_path), "--data", str(tmp_path / "d")]) == 2
+    assert "it is a folder (hint: name a file in it)" in capsys.readouterr().err
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert cli.main(["demo", "--report", str(tmp_path / "r.json"), "--data", str(tmp_path / "d")]) == 2
+    assert "is not yours to write" in capsys.readouterr().err
     assert not (tmp_path / "d").exists()
+
+
+def test_a_kill_before_a_command_has_its_own_answer_is_an_interrupt():
+    code = "import os, signal, sys; from symbiosis import cli; " \
+           "sys.exit(cli._guarded(lambda: os.kill(os.getpid(), signal.SIGTERM)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
 
 
 def test_a_park_that_is_wrong_is_input(tmp_path, capsys):
