@@ -291,6 +291,11 @@ class Meter(Entry):
             return self.quantity
         return self.quantity.removeprefix("quality.") if self.quantity.startswith("quality.") else None
 
+    def is_in_force(self, moment: datetime) -> bool:
+        """Whether the meter counts at `moment`: from `valid_from` on, before `valid_to`."""
+        begun = self.valid_from is None or self.valid_from <= moment
+        return begun and (self.valid_to is None or moment < self.valid_to)
+
     def u95(self, expected: float) -> float:
         """Return the 95 % half-width of one reading at the expected value, both in the meter's unit."""
         terms = [self.u95_absolute or 0.0]

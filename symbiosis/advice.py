@@ -99,13 +99,6 @@ def advise_on_counters(park: Park) -> Iterator[Advice]:
             yield _of("meter", meter.id, "without counter: {modulus, resolution} its roll-over will look like a reset")
 
 
-def advise_on_sources(park: Park) -> Iterator[Advice]:
-    """Find meters whose protocol is not collected yet."""
-    silent = [meter.id for meter in park.meters if meter.source.sparkplug is not None]
-    if silent:
-        yield Advice(_listed("meter", silent), "Sparkplug B is not collected yet: it will be silent")
-
-
 def advise_on_timing(park: Park) -> Iterator[Advice]:
     """Find meters that cannot keep their own times, or leave windows without a reading."""
     rare = [m.id for m in park.meters if m.sampling == "periodic" and m.interval_s > park.park.window_s]
@@ -171,6 +164,17 @@ def advise_on_keys_without_effect(park: Park) -> Iterator[Advice]:
     for stream in park.streams:
         if stream.heat_loss_kw is not None and stream.carries_mass and not stream.has_enthalpy:
             yield _of("stream", stream.id, f"heat_loss_kw has no effect: carrier {stream.carrier} has no heat flow")
+
+
+def advise_on_validity(park: Park) -> Iterator[Advice]:
+    """Find times of streams and nodes, which only those of meters go with."""
+    for kind, entries in (("stream", park.streams), ("node", park.nodes)):
+        bounded = [entry.id for entry in entries if entry.valid_from or entry.valid_to]
+        if bounded:
+            yield Advice(
+                _listed(kind, bounded),
+                f"valid_from and valid_to of a {kind} are not looked at yet: it is in the balances at all times",
+            )
 
 
 def advise_on_nominal_flows(park: Park) -> Iterator[Advice]:

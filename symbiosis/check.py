@@ -13,12 +13,13 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from park.errors import ParkError
 from park.load import load_park
-from park.model import Exchange, Park
+from park.model import Exchange, Meter, Park
 from symbiosis.advice import ENDS, FLOWS, Advice, advice, is_metered, protocol
 
 STATUSES = ("redundant", "nonredundant", "observable", "unobservable")
@@ -41,7 +42,7 @@ def check(path: Path, *, as_json: bool) -> int:
         if as_json:
             _print_json({"faults": [fault.__dict__ for fault in error.faults]})
         raise
-    found = findings(park)
+    found = findings(park, datetime.now(UTC))
     if as_json:
         _print_json(found)
     else:
@@ -49,11 +50,12 @@ def check(path: Path, *, as_json: bool) -> int:
     return 0
 
 
-def findings(park: Park) -> dict[str, Any]:
-    """Return all that is to be said of a checked park, ready for JSON."""
+def findings(park: Park, now: datetime) -> dict[str, Any]:
+    """Return all that is to be said of a checked park with the meters in force at `now`, ready for JSON."""
     from symbiosis.design_point import expect
 
-    expected = expect(park)
+    expected = expect(park, now)
+    in_force = [meter for meter in park.meters if meter.is_in_force(now)]
     streams = [
         {
             "stream": row.stream,
@@ -65,7 +67,7 @@ def findings(park: Park) -> dict[str, Any]:
             "expected": row.reconciled,
             "std": row.std,
             "u95": None if row.std is None else U95_PER_STD * row.std,
-            "meters": _meters_at(park, row.stream, row.side),
+            "meters": _meters_at(park, in_force, row.stream, row.side),
         }
         for row in expected.flows
     ]
@@ -79,7 +81,7 @@ def findings(park: Park) -> dict[str, Any]:
         "statuses": _status_counts(park, streams),
         "streams": streams,
         "unchecked_meters": [
-            meter.id for meter in park.meters if meter.quantity in FLOWS and meter.id not in expected.checked
+            meter.id for meter in in_force if meter.quantity in FLOWS and meter.id not in expected.checked
         ],
         "exchanges": [_exchange(park, exchange) for exchange in park.exchanges],
         "advice": [{"subject": a.subject, "message": a.message} for a in (*advice(park), *_on_nominal(park, streams))],
@@ -211,12 +213,12 @@ def _status_counts(park: Park, streams: Iterable[dict[str, Any]]) -> dict[str, i
     return {name: own[name] for name in STATUSES}
 
 
-def _meters_at(park: Park, stream: str, side: str) -> list[str]:
+def _meters_at(park: Park, meters: Iterable[Meter], stream: str, side: str) -> list[str]:
     """Return the flow meters that see a stream at one end; where nothing lies between, at either."""
     both = not park.stream[stream].two_sided
     return [
         meter.id
-        for meter in park.meters
+        for meter in meters
         if meter.quantity in FLOWS
         and (stream in meter.signed_streams if both else park.meter_ends(meter).get(stream) == side)
     ]

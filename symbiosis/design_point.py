@@ -11,6 +11,7 @@ The way in is `expect`.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cache
 
 import numpy as np
@@ -68,13 +69,14 @@ class Expectation:
     mass_only: bool
 
 
-def expect(park: Park) -> Expectation:
-    """Return the classes and std to expect of every stream of a checked park."""
+def expect(park: Park, now: datetime) -> Expectation:
+    """Return the classes and std to expect of every stream of a checked park, by the meters in force at `now`."""
     mass_only = len(park.streams) > LARGE
     estimator = DesignEstimator(_mass_alone(park) if mass_only else park)
-    estimate = estimator.at(design_point(estimator.park, estimator.equations))
+    in_force = np.array([meter.is_in_force(now) for meter in park.meters], dtype=np.bool_)
+    estimate = estimator.at(design_point(estimator.park, estimator.equations), in_force)
     rows = Reporter(estimator).rows(estimate, estimate.observation, np.zeros(len(park.meters), dtype=np.bool_))
-    variable = estimator.plan.slot_variable[: len(park.meters)]
+    variable = np.where(in_force, estimator.plan.slot_variable[: len(park.meters)], NONE)
     users = np.bincount(variable[variable != NONE], minlength=estimator.equations.n_variables)
     at = np.where(variable == NONE, 0, variable)
     checked = (variable != NONE) & (estimate.status.redundant[at] | (users[at] > 1))
@@ -85,10 +87,18 @@ def expect(park: Park) -> Expectation:
 class DesignEstimator(Estimator):
     """The live cycle's estimator, with its balances linearised at a point at which everything agrees."""
 
-    def at(self, point: Floats) -> Estimate:
-        """Return the estimate of a window whose meters read what they should at `point`, shape (n_variables,)."""
+    def at(self, point: Floats, in_force: Bools) -> Estimate:
+        """Return the estimate of a window whose meters read what they should.
+
+        Parameters
+        ----------
+        point
+            The variables, shape (n_variables,).
+        in_force
+            Which meters there are, shape (n_meters,).
+        """
         means = _means_at(self, point)
-        believed = ~np.isnan(means.value)
+        believed = ~np.isnan(means.value) & in_force[self.plan.slots.meter]
         said = self.plan.observe(means, believed, point)
         equations = self.equations
         variance = np.diag(np.where(equations.bound, np.nan, said.variance))

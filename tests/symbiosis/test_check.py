@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ streams:
   - {id: other, from: b.use, to: environment, carrier: water, nominal: {value: 6, unit: kg/s}}
 """
 )
+NOW = datetime(2026, 7, 1, tzinfo=UTC)
 U95 = 1.96  # so that std are whole numbers
 
 
@@ -60,7 +62,7 @@ def flow(expectation, stream, quantity="mass_flow", side="sender"):
 
 
 def test_by_hand_a_split_with_two_meters_computes_the_third(tmp_path):
-    found = expect(park_of(tmp_path, SPLIT + "meters:\n" + meter("in", 3 * U95) + meter("left", 4 * U95)))
+    found = expect(park_of(tmp_path, SPLIT + "meters:\n" + meter("in", 3 * U95) + meter("left", 4 * U95)), NOW)
     assert {r.stream: r.status for r in found.flows if r.quantity == "mass_flow"} == {
         "in": "nonredundant",
         "left": "nonredundant",
@@ -76,7 +78,7 @@ def test_by_hand_a_split_with_two_meters_computes_the_third(tmp_path):
 
 def test_by_hand_a_split_with_three_meters_checks_them_all(tmp_path):
     text = SPLIT + "meters:\n" + meter("in", 3 * U95) + meter("left", 4 * U95) + meter("right", 12 * U95)
-    found = expect(park_of(tmp_path, text))
+    found = expect(park_of(tmp_path, text), NOW)
     assert flow(found, "in").status == "redundant"
     assert flow(found, "in").std == pytest.approx((1 / 9 + 1 / (16 + 144)) ** -0.5)
     assert flow(found, "right").std == pytest.approx((1 / 144 + 1 / (9 + 16)) ** -0.5)
@@ -85,7 +87,7 @@ def test_by_hand_a_split_with_three_meters_checks_them_all(tmp_path):
 
 def test_two_meters_of_one_stream_check_each_other(tmp_path):
     text = SPLIT + "meters:\n" + meter("other", 3 * U95) + meter("other", 4 * U95, never_suspect="false")
-    found = expect(park_of(tmp_path, text))
+    found = expect(park_of(tmp_path, text), NOW)
     assert flow(found, "other").status == "nonredundant"
     assert flow(found, "other").std == pytest.approx((1 / 9 + 1 / 16) ** -0.5)
     assert len(found.checked) == 2
@@ -94,7 +96,7 @@ def test_two_meters_of_one_stream_check_each_other(tmp_path):
 def test_flows_without_nominal_follow_from_the_others(tmp_path):
     text = SPLIT.replace(", nominal: {value: 10, unit: kg/s}", "")
     percent = meter("in", 1).replace("u95_absolute: 1", "u95_percent_of_reading: 1.96")
-    found = expect(park_of(tmp_path, text + "meters:\n" + percent))
+    found = expect(park_of(tmp_path, text + "meters:\n" + percent), NOW)
     assert flow(found, "in").reconciled == pytest.approx(10, rel=1e-3)
     assert flow(found, "in").std == pytest.approx(0.1, rel=1e-3)  # 1 % of 10 kg/s
 
@@ -123,7 +125,7 @@ meters:
 
 
 def test_by_hand_heat_follows_from_flow_and_both_temperatures(tmp_path):
-    found = expect(park_of(tmp_path, HEATED))
+    found = expect(park_of(tmp_path, HEATED), NOW)
     heat = flow(found, "heat", "heat_flow")
     assert heat.status == "observable"
     rise = float(enthalpy(5e5, 353.15, "liquid") - enthalpy(5e5, 293.15, "liquid"))
@@ -137,13 +139,13 @@ def test_what_is_expected_is_what_the_live_cycle_finds(tmp_path):
     """The live estimator, fed with the steady readings of the design point, gives the same values and std."""
     park = park_of(tmp_path, HEATED)
     design = DesignEstimator(park)
-    at = design.at(design_point(park, design.equations))
+    at = design.at(design_point(park, design.equations), np.ones(len(park.meters), dtype=bool))
     live = Estimator(park)
     seen = live.estimate(steady_readings(design, at.means.value[: len(park.meters)]), 0, 10_000_000)
     assert seen.converged
     nobody = np.zeros(len(park.meters), dtype=np.bool_)
     found = {(r.stream, r.quantity): r for r in Reporter(live).rows(seen, seen.observation, nobody).flows}
-    for row in expect(park).flows:
+    for row in expect(park, NOW).flows:
         assert found[row.stream, row.quantity].status == row.status
         assert found[row.stream, row.quantity].reconciled == pytest.approx(row.reconciled, rel=1e-4)
         assert found[row.stream, row.quantity].std == pytest.approx(row.std, rel=1e-3)
@@ -153,11 +155,11 @@ def test_a_park_too_large_for_all_its_balances_keeps_those_of_mass(tmp_path, mon
     monkeypatch.setattr("symbiosis.design_point.LARGE", 2)
     park = park_of(tmp_path, HEATED)
     assert len(park.streams) < LARGE
-    found = expect(park)
+    found = expect(park, NOW)
     assert found.mass_only
     assert flow(found, "heat", "heat_flow").status == "unobservable"
     assert flow(found, "warm").status == "observable"
-    assert "(balances of mass)" in "\n".join(as_text(findings(park)))
+    assert "(balances of mass)" in "\n".join(as_text(findings(park, NOW)))
 
 
 @pytest.mark.parametrize("folder", sorted((CASES / "parks").iterdir()), ids=lambda folder: folder.name)
@@ -245,8 +247,9 @@ LOUD = {
     ),
     "volume without temperature": ("quantity: temperature", "quantity: quality.heat", "its density is a guess"),
     "volume without density": ("stream: S1, side: sender", "stream: S4, side: sender", "volume tells no mass"),
+    "a stream with an end": (
+        "S3, from: a.1", "S3, valid_to: 2030-01-01, from: a.1", "valid_to of a stream are not looked at yet"),
     "a counter without modulus": (", counter: {modulus: 1000}", "", "will look like a reset"),
-    "sparkplug": ("{mqtt: {topic: t1}}", "{sparkplug: {group: g, edge_node: e, metric: m}}", "not collected yet"),
     "longer than the window": ("m3/h, u95", "m3/h, interval_s: 60, u95", "interval_s is longer than window_s 10"),
     "stale too soon": ("m3/h, u95", "m3/h, stale_after_s: 5, u95", "stale_after_s 5 is below interval_s 10"),
     "a node that mass only enters": ("from: b.1, to: environment", "from: a.1, to: environment", "mass only enters"),
@@ -291,8 +294,21 @@ def test_every_adviser_speaks_up_somewhere(tmp_path, advise):
     assert any(list(advise(park_of(tmp_path, QUIET.replace(before, after)))) for before, after, _ in LOUD.values())
 
 
+def test_meters_that_no_longer_count_promise_nothing(tmp_path):
+    """Two equal meters of which one is gone: as one; before it went, as two."""
+    text = SPLIT + "meters:\n" + meter("in", 3 * U95) + meter("in", 3 * U95, valid_to="2026-06-01")
+    park = park_of(tmp_path, text)
+    early = datetime(2026, 5, 1, tzinfo=UTC)
+    assert flow(expect(park, NOW), "in").std == pytest.approx(3)
+    assert flow(expect(park, early), "in").std == pytest.approx(3 / 2**0.5)
+    now, then = (findings(park, moment) for moment in (NOW, early))
+    assert [len(found["streams"][0]["meters"]) for found in (now, then)] == [1, 2]
+    assert len(now["unchecked_meters"]) == 1
+    assert then["unchecked_meters"] == []
+
+
 def test_nominal_flows_that_do_not_go_together_get_advice(tmp_path):
-    found = findings(park_of(tmp_path, SPLIT.replace("value: 4,", "value: 40,") + "meters:\n" + meter("in", 1)))
+    found = findings(park_of(tmp_path, SPLIT.replace("value: 4,", "value: 40,") + "meters:\n" + meter("in", 1)), NOW)
     assert any("but the balances with the other nominal flows leave" in a["message"] for a in found["advice"])
-    found = findings(park_of(tmp_path, SPLIT + "meters:\n" + meter("in", 1)))
+    found = findings(park_of(tmp_path, SPLIT + "meters:\n" + meter("in", 1)), NOW)
     assert not any("nominal flows" in a["message"] for a in found["advice"])
