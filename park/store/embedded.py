@@ -165,6 +165,8 @@ class EmbeddedPostgres:
         try:
             if child is not None:
                 child.stop()
+            if self._socket_folder is not None:         # a signal may have come before the guard knew of it
+                shutil.rmtree(self._socket_folder, ignore_errors=True)
         finally:
             self.dsn = ""
             self._lock.release()
@@ -240,13 +242,9 @@ class EmbeddedPostgres:
         _give_to(identity, socket_folder)
         settings = {**self._settings, "unix_socket_directories": f'"{socket_folder}"'}      # a list, hence quoted
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        try:
-            self._child = self._run(
-                [str(binaries / "postgres"), "-D", str(self.cluster), *options], identity, remove=socket_folder
-            )
-        except OperationError:
-            socket_folder.rmdir()
-            raise
+        self._child = self._run(
+            [str(binaries / "postgres"), "-D", str(self.cluster), *options], identity, remove=socket_folder
+        )
         self._await_ready(self._child, socket_folder)
         self.dsn = _dsn(socket_folder)
 

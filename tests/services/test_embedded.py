@@ -286,6 +286,26 @@ def test_interrupted_initdb_leaves_no_half_cluster(tmp_path: Path) -> None:
     assert not (tmp_path / "postgres.new").exists()
 
 
+def test_a_start_that_is_interrupted_leaves_no_socket_folder(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = EmbeddedPostgres._run
+
+    def interrupted(self: EmbeddedPostgres, *arguments: Any, remove: Path | None = None) -> Any:
+        if remove is not None:
+            raise KeyboardInterrupt
+        return run(self, *arguments)
+
+    (tmp_path / "s").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "s"))
+    monkeypatch.setattr(EmbeddedPostgres, "_run", interrupted)
+    server = EmbeddedPostgres(data)
+    with pytest.raises(KeyboardInterrupt):
+        server.start()
+    assert server._socket_folder is not None
+    assert list((tmp_path / "s").iterdir()) == []
+
+
 def test_cluster_of_another_postgresql_is_refused(data: Path) -> None:
     (data / "postgres" / "PG_VERSION").write_text("12\n")
     with pytest.raises(StoreError, match=r"made by PostgreSQL 12, the binaries are PostgreSQL \d+ \(hint: set SYMB"):
