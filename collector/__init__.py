@@ -6,6 +6,7 @@
     batches     readings wait here in bounded memory until the store has them
     coverage    which times a source did not cover: the rows of `gap`
     rejections  what came and is no reading, counted by reason
+    dead_letters  the same, kept in the store and replayed after a fix
     status      one row a source: state, lag, counts
     backoff     how long to wait for what is away
     agent       puts these together; the main path enters at `agent.collect`

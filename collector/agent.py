@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from collector.backoff import Backoff
 from collector.batches import Batches, Chunk, Limits, batch_of
 from collector.coverage import Coverage
+from collector.dead_letters import DeadLetters
 from collector.mqtt.client import MqttSource, broker_of
 from collector.mqtt.payload import Topics, rules_of
 from collector.opcua.client import Endpoint, OpcuaSource, quiet_library
@@ -121,7 +122,8 @@ class Collector:
         self._register = register_of(park)
         self._batches = Batches(limits)
         self._coverage = Coverage(self._register, GRACE_S * clock.speed)
-        self._rejections = Rejections()
+        self._letters = DeadLetters(self._register, clock.now)
+        self._rejections = Rejections(self._letters.add)
         self._statuses: dict[str, SourceStatus] = {}
         self._store = CollectorStore(dsn)
         self._store_thread = ThreadPoolExecutor(1, "collector-store")
@@ -225,6 +227,7 @@ class Collector:
                 for chunk in chunks:
                     self._coverage.advance(chunk)
             await self._store_batch(chunks)
+            await self._store_letters()         # before the broker is told that what it sent is ours
             for chunk in chunks:
                 self._statuses[chunk.source].count(chunk.rows)
                 if chunk.committed is not None:
@@ -245,6 +248,19 @@ class Collector:
                 self._rejections.add(self._register.source[place], self._register.ids[place],
                                      "refused by the database", refused.reason)
         await self._until_stored(attempt)
+
+    async def _store_letters(self) -> None:
+        """Store what is no reading, once, whether or not it works: readings do not wait for it."""
+        async with self._store_turn:
+            letters = self._letters.due()
+            if not letters:
+                return
+            try:
+                await self._in_thread(functools.partial(self._store.keep, letters, self._letters.limits.kept))
+            except StoreError as error:
+                self._letters.refused(error)
+            else:
+                self._letters.stored(letters)
 
     async def _resume(self) -> None:
         """Take up where an earlier collector of the same run stopped; a run before this one is none of its business."""
@@ -294,6 +310,7 @@ class Collector:
                 if not stop.is_set():       # sources that stop with us owe nothing
                     self._coverage.tick(round(self._clock.now() * MICROS))
                 await self._store_states()
+            await self._store_letters()
 
     async def _note_end(self) -> None:
         """Store that all sources are stopped."""
@@ -301,6 +318,7 @@ class Collector:
             if status.state is not State.NOT_COLLECTED:
                 status.become(State.STOPPED)
         await self._store_states()
+        await self._store_letters()
 
     async def _store_states(self) -> None:
         gaps = self._coverage.changes()

@@ -1,6 +1,6 @@
 """What came and is no reading: counted for each source and reason; the first of its kind is logged with what it was.
 
-Nothing is raised: a bad message never stops the rest. `on_rejected` is where a dead-letter table will take them.
+Nothing is raised: a bad message never stops the rest. `on_rejected` hands them to `dead_letters`, which keeps them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,14 @@ class Rejections:
     ----------
     on_rejected
         Called with source, subject (topic, meter), reason and the raw thing for each; default nothing.
+    log
+        Whether the first of its kind is logged.
     """
 
-    def __init__(self, on_rejected: Callable[[str, str, str, object], None] | None = None) -> None:
+    def __init__(
+        self, on_rejected: Callable[[str, str, str, object], None] | None = None, *, log: bool = True
+    ) -> None:
+        self._log = log
         self._counts: Counter[tuple[str, str]] = Counter()
         self._on_rejected = on_rejected
 
@@ -40,7 +45,7 @@ class Rejections:
             The raw payload or value.
         """
         self._counts[source, reason] += 1
-        if self._counts[source, reason] == 1:
+        if self._counts[source, reason] == 1 and self._log:
             _logger.warning("%s: rejected from %s: %s: %s (more of this kind are only counted)",
                             source, subject, reason, excerpt(what))
         if self._on_rejected is not None:

@@ -19,6 +19,7 @@ from collector.coverage import Gap
 from collector.times import micros, moment
 from park.errors import StoreError
 from park.store.connection import connect, where
+from park.store.dead_letters import DeadLetter, insert_dead_letters
 from park.store.readings import ReadingBatch, ReadingWriter, WriteResult
 
 _Result = TypeVar("_Result")
@@ -117,6 +118,10 @@ class CollectorStore:
                 cursor.executemany(_SOURCE, rows)
         self._save_gaps(gaps)
         self._run(save)
+
+    def keep(self, letters: Sequence[DeadLetter], most: int) -> None:
+        """Store what is no reading, and forget the oldest beyond `most`."""
+        self._run(lambda conn: insert_dead_letters(conn, letters, most))
 
     def close(self) -> None:
         """Let both connections go."""

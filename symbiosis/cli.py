@@ -47,7 +47,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"symbiosis {version('symbiosis')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for add in (_add_demo, _add_check, _add_simulate, _add_collect, _add_process, _add_run, _add_dashboards, _add_db):
+    for add in (_add_demo, _add_check, _add_simulate, _add_collect, _add_process, _add_run, _add_dashboards, _add_db,
+                _add_deadletters):
         add(commands)
     return parser
 
@@ -219,6 +220,12 @@ def _add_dashboards(commands: Subparsers) -> None:
 
 def _add_db(commands: Subparsers) -> None:
     from symbiosis.database import add_command
+
+    add_command(commands)
+
+
+def _add_deadletters(commands: Subparsers) -> None:
+    from symbiosis.deadletters import add_command
 
     add_command(commands)
 

@@ -217,6 +217,10 @@ class Topics:
         if rules is None:
             self._rejections.add(MQTT, topic, "topic has no meter", payload)
             return 0
+        if retained:
+            rules = [rule for rule in rules if rule.time is not None]
+            if not rules:
+                return 0
         try:
             document = self._document(payload)
         except Rejected as reason:
@@ -225,8 +229,6 @@ class Topics:
         before = len(rows)
         absent = 0
         for rule in rules:
-            if retained and rule.time is None:
-                continue
             try:
                 absent += not self._read_one(document, rule, received_us, rows)
             except Rejected as reason:

@@ -8,14 +8,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from asyncua import ua
 
 from collector.batches import Rows
 from collector.opcua.decode import Item, us_of_ticks
 from collector.rejections import Rejections
-from collector.times import EARLIEST_US, plausible
+from collector.times import plausible
 
 _logger = logging.getLogger(__name__)
 
@@ -83,11 +82,11 @@ class Values:
                 overflowed = True
                 self.overflowed += 1
             if type(value) is not float or not math.isfinite(value):
-                value = self._number(value, code, place)
+                value = self._number(item)
                 if value is None:
                     continue
-            if source_ticks is not None and (source_us := us_of_ticks(source_ticks)) >= EARLIEST_US:
-                if not plausible(source_us, received_us):
+            if source_ticks:            # 0, the year 1601, is how some servers say that there is none
+                if not plausible(source_us := us_of_ticks(source_ticks), received_us):
                     self._reject(place, "time is before 2000 or more than a day ahead", item)
                     continue
             else:
@@ -96,8 +95,9 @@ class Values:
             rows.add(place, source_us, received_us, value, code)
         return overflowed
 
-    def _number(self, value: Any, code: int, place: int) -> float | None:
+    def _number(self, item: Item) -> float | None:
         """Return the value as a float, NaN if there is none; None if it is no reading."""
+        place, value, code = item.handle, item.value, item.code
         if value is None:
             return math.nan
         if isinstance(value, int | float):        # every integer type, booleans and enumerations included
@@ -105,13 +105,13 @@ class Values:
         elif code >= BAD:
             return math.nan
         else:
-            self._reject(place, "value is not a number", value)
+            self._reject(place, "value is not a number", item)
             return None
         if math.isfinite(number):
             return number
         if code >= BAD:
             return math.nan
-        self._reject(place, "value is not finite", value)
+        self._reject(place, "value is not finite", item)
         return None
 
     def _without_source_time(self, place: int, server_ticks: int | None, received_us: int) -> int:

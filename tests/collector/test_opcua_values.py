@@ -98,6 +98,12 @@ def test_without_any_time_the_arrival_counts(caplog):
     assert "kept by their arrival" in caplog.text
 
 
+def test_a_time_before_2000_is_counted():
+    reader, rejections = values()
+    assert read(reader, item(1.0, time=datetime(1999, 12, 31, tzinfo=UTC), server=at(3))) == []
+    assert rejections.by_reason("opcua:x") == {"time is before 2000 or more than a day ahead": 1}
+
+
 def test_a_time_far_ahead_is_counted():
     reader, rejections = values()
     assert read(reader, item(1.0, time=at(10) + timedelta(days=2))) == []
