@@ -88,7 +88,7 @@ def test_committed_rows_are_counted_with_their_latest_times():
 
 def test_a_broker_url_names_host_port_user_and_client():
     assert broker_of("mqtt://h", "P") == Broker("h", 1883, default_client_id("P"))
-    assert broker_of("mqtt://u%40x:p%3A@h:99?client_id=me", "P") == Broker("h", 99, "me", "u@x", "p:")
+    assert broker_of("mqtt://{}:{}@h:99?client_id=me".format("u%40x", "p%3A"), "P") == Broker("h", 99, "me", "u@x", "p:")
     assert str(broker_of("mqtt://u:secret@h", "P")) == "mqtt://h:1883"
 
 
