@@ -6,7 +6,8 @@ checks itself; and which pressure a stream without a pressure meter has.
 
 All functions take floats or arrays that broadcast, in SI (Pa absolute, K), and return float64 arrays in kJ/kg and
 kg/m3. NaN in, NaN out. A state that IF97 does not know gives NaN too, never an exception: it knows 273.15 K to
-1073.15 K up to 100 MPa, and up to 2273.15 K up to 50 MPa.
+1073.15 K up to 100 MPa, and up to 2273.15 K up to 50 MPa. Liquid is carried on in a straight line for 3 K below,
+because a thermometer in freezing water reads less than 0 degC as often as more.
 
 **Near saturation** pressure and temperature do not tell water from steam: an error of 0.1 K would be one of
 2,000 kJ/kg. A declared phase decides:
@@ -47,11 +48,12 @@ TRIPLE_TEMPERATURE = 273.16  # [K]  IAPWS R7-97(2012), section 1
 TRIPLE_PRESSURE = 611.657  # [Pa] the same
 CRITICAL_TEMPERATURE = 647.096  # [K]  the same
 HIGHEST_PRESSURE = 100e6            # [Pa] the same, section 4
-ZERO_CELSIUS = 273.15  # [K]
+ZERO_CELSIUS = 273.15  # [K] and the lowest temperature that IF97 knows
 
 _BESIDE = 1e-6  # so far, relative to p, a state stays off the saturation line, on which (p, T) tells no phase
 _STEP_KELVIN = 0.01  # of the differences; truncation and rounding both stay below 1e-7 of a slope
 _STEP_PRESSURE = 1e-4  # relative
+_BELOW_FREEZING = 3.0  # [K] more than the error of any thermometer that deserves the name
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,18 @@ def _mixed(output: str, pressure: Given, temperature: Given, phase: Phase | None
 
 
 def _one_phase(output: str, pascal: Values, kelvin: Values, phase: Phase | None) -> Values:
-    """Return a property at (p, T), kept on its side of the saturation line."""
+    """Return a property at (p, T), kept on its side of the saturation line; of liquid also a little below freezing."""
+    below = kelvin - ZERO_CELSIUS
+    cold = (below < 0.0) & (below >= -_BELOW_FREEZING)
+    if phase == "vapour" or not cold.any():
+        return _known_phase(output, pascal, kelvin, phase)
+    freezing = _known_phase(output, pascal, np.where(cold, ZERO_CELSIUS, kelvin), phase)
+    warmer = _known_phase(output, pascal, np.where(cold, ZERO_CELSIUS + 1.0, kelvin), phase)
+    return np.where(cold, freezing + below * (warmer - freezing), freezing)
+
+
+def _known_phase(output: str, pascal: Values, kelvin: Values, phase: Phase | None) -> Values:
+    """Return a property at (p, T) where IF97 knows it, kept on its side of the saturation line."""
     boiling = saturation_pressure(kelvin)
     boiling = np.where(kelvin < TRIPLE_TEMPERATURE, TRIPLE_PRESSURE, boiling)  # no ice: water down to 273.15 K
     above, below = boiling * (1.0 + _BESIDE), boiling * (1.0 - _BESIDE)

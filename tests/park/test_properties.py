@@ -134,6 +134,18 @@ def test_nan_in_nan_out_and_out_of_range_is_nan():
     assert np.isnan(slopes.per_dryness[1:]).all()
 
 
+@pytest.mark.parametrize("phase", ["liquid", None])
+def test_liquid_goes_on_a_little_below_freezing(phase):
+    """A thermometer in a winter river reads -0.2 degC: the flow meter beside it must not fall out for that."""
+    kelvin = np.array([273.15 - 3.1, 273.15 - 3.0, 273.15 - 0.2, 273.15, 300.0])
+    rho, h = density(5e5, kelvin, phase), enthalpy(5e5, kelvin, phase)
+    assert np.isnan([rho[0], h[0]]).all()
+    assert rho[1:4] == pytest.approx(1000.0, abs=0.5)
+    assert h[3] - h[2] == pytest.approx(0.2 * 4.218, rel=1e-3)       # IF97: cp of water at 0 degC
+    assert enthalpy_slopes(5e5, 273.0, phase).per_kelvin == pytest.approx(4.218, rel=1e-3)
+    assert np.isnan(density(500.0, 273.0, "vapour"))
+
+
 def test_shapes_broadcast():
     assert enthalpy(np.full((3, 1), 1e5), np.full(4, 300.0)).shape == (3, 4)
     assert enthalpy(1e5, 300.0).shape == ()
