@@ -43,12 +43,16 @@ def run(options: RunOptions) -> int:
     ------
     ParkError
         If the park has faults; before anything is started.
+    InputError
+        If the broker's URL is malformed; the same.
     OperationError
         If the data folder is held by another run, or a server or service does not start.
     """
+    from collector.mqtt.client import broker_of
     from park.load import load_park
 
     park = load_park(options.park)
+    broker_of(options.broker or DEFAULT_BROKER, park.park.name)
     headless = options.headless or has_no_terminal()
     root = (options.data or default_data_folder()).absolute()
     with ExitStack() as stack:

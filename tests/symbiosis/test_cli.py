@@ -118,6 +118,14 @@ def test_a_park_that_is_wrong_is_input(tmp_path, capsys):
     assert done.stderr.startswith("park.yaml:1")
 
 
+def test_a_malformed_broker_is_said_before_anything_starts(tmp_path, capsys):
+    park = Path(__file__).parents[1] / "cases" / "parks" / "contract" / "park.yaml"
+    data = tmp_path / "data"
+    assert cli.main(["run", str(park), "--broker", "http://plant", "--data", str(data)]) == 2
+    assert "broker 'http://plant' must be mqtt://host:port" in capsys.readouterr().err
+    assert not data.exists()
+
+
 def test_help_imports_nothing_heavy():
     heavy = ("numpy", "pandas", "psycopg", "asyncua", "numba", "rich", "pydantic", "asyncio")
     code = "import sys; from symbiosis import cli; cli.build_parser(); " \
