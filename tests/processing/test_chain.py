@@ -43,7 +43,9 @@ def scenario(*faults: dict[str, object]) -> Scenario:
     return Scenario.model_validate({**SCENARIO, "faults": list(faults)})
 
 
-def events(park: Park, windows: int, *faults: dict[str, object], seed: int = 1) -> list[tuple[str, str, int, int | None]]:
+def events(
+    park: Park, windows: int, *faults: dict[str, object], seed: int = 1
+) -> list[tuple[str, str, int, int | None]]:
     """Return (kind, subject, started, ended) in seconds from the start of the run."""
     sim = Simulated(park, scenario(*faults), seed=seed)
     sim.sampler.faults.arm(sim.start)

@@ -92,7 +92,7 @@ def test_unobservable_flow_has_no_value():
 
 
 def test_meter_taken_out_is_as_unmeasured_but_still_judged():
-    found, estimate, rows = flows(SPLIT, {"FI": 10.0, "FO": 6.0, "FP": 9.0}, taken_out=("FP",))
+    found, _estimate, rows = flows(SPLIT, {"FI": 10.0, "FO": 6.0, "FP": 9.0}, taken_out=("FP",))
     assert found["P", "sender", "mass_flow"].reconciled == pytest.approx(4.0)
     judged = {m.meter: m for m in rows.meters}["FP"]
     assert judged.expected == pytest.approx(4.0)
@@ -179,12 +179,12 @@ def test_pipe_delay_follows_the_flow():
 
 
 def test_equations_without_any_reading_have_no_answer_and_no_error():
-    found, estimate, rows = flows(SPLIT, {})
+    found, _estimate, rows = flows(SPLIT, {})
     assert all(row.reconciled is None for row in found.values())
     assert rows.meters == ()
 
 
-# -- laws ---------------------------------------------------------------------------------------------------------------
+# -- laws --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +250,7 @@ def test_splitter_closes_and_std_never_grows(errors, size):
         assert found[name, "sender", "mass_flow"].std <= own * (1 + 1e-9)
 
 
-# -- honesty ------------------------------------------------------------------------------------------------------------
+# -- honesty -----------------------------------------------------------------------------------------------------------
 
 
 def test_predicted_std_is_what_is_realised():

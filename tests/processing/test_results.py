@@ -88,10 +88,13 @@ def test_both_rows_of_a_two_sided_stream_are_there():
     assert rows.max_relative_imbalance < 1e-9
 
 
-# -- exchanges ----------------------------------------------------------------------------------------------------------
+# -- exchanges ---------------------------------------------------------------------------------------------------------
 
 
-def exchanged(exchange, streams, meters, values, nodes=(node("a.n"), node("b.n"))):
+NODES = (node("a.n"), node("b.n"))
+
+
+def exchanged(exchange, streams, meters, values, nodes=NODES):
     park = park_of(list(nodes), streams, meters).model_copy()
     park = type(park).model_validate(
         {**park.model_dump(by_alias=True), "exchanges": [{"id": "X", "kind": "water", **exchange}]})

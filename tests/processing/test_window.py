@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -28,8 +30,7 @@ def means(table: MeterArrays, rows, start=100, end=120, shift=0.0):
     time, value, quality = ([row[k] for row in rows] for k in range(3))
     readings = Readings.of(len(table), np.zeros(len(rows)), [round(t * S) for t in time], value, quality)
     slots = Slots(np.array([0]), np.array([round(shift * S)]))
-    found = average(readings, table, slots, start * S, end * S)
-    return found
+    return average(readings, table, slots, start * S, end * S)
 
 
 @pytest.fixture
@@ -148,7 +149,7 @@ def test_empty_window_is_refused(periodic):
         means(periodic, [], 100, 100)
 
 
-# -- readings -----------------------------------------------------------------------------------------------------------
+# -- readings ----------------------------------------------------------------------------------------------------------
 
 
 def test_first_of_equal_keys_stays():
@@ -172,7 +173,7 @@ def test_shapes_and_meters_are_checked():
         Readings.of(1, [1], [1], [1.0])
 
 
-# -- variances ----------------------------------------------------------------------------------------------------------
+# -- variances ---------------------------------------------------------------------------------------------------------
 
 
 def test_random_part_averages_out_and_systematic_does_not():
@@ -196,7 +197,7 @@ def test_steps_of_a_counter_matter_over_short_times():
     assert np.sqrt(short.random[0]) == pytest.approx(1.0 / np.sqrt(6) / 10.0)
 
 
-# -- kernels against a slow twin ----------------------------------------------------------------------------------------
+# -- kernels against a slow twin ---------------------------------------------------------------------------------------
 
 
 def slow_mean(time, value, quality, low, high):
@@ -209,9 +210,10 @@ def slow_mean(time, value, quality, low, high):
 
 def slow_held(time, value, quality, low, high, hold):
     """Look at every microsecond-wide piece between the points where anything can change."""
-    edges = sorted({low, high, *(t for t in time if low < t < high), *(t + hold for t in time if low < t + hold < high)})
+    turns = [*time, *(t + hold for t in time)]
+    edges = sorted({low, high, *(t for t in turns if low < t < high)})
     total, held = {0: 0.0, 1: 0.0}, {0: 0, 1: 0}
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in itertools.pairwise(edges):
         latest = max((i for i, t in enumerate(time) if t <= begin), default=None)
         if latest is not None and quality[latest] < 2 and begin < time[latest] + hold:
             total[quality[latest]] += value[latest] * (end - begin)
