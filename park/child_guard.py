@@ -21,9 +21,11 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-# <linux/prctl.h>, <linux/sched.h>, <linux/capability.h>
+# <linux/prctl.h>, <linux/securebits.h>, <linux/sched.h>, <linux/capability.h>
 PR_SET_PDEATHSIG = 1
 PR_SET_KEEPCAPS = 8
+PR_SET_SECUREBITS = 28
+SECBIT_NO_SETUID_FIXUP = 1 << 2
 PR_SET_CHILD_SUBREAPER = 36
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
@@ -234,6 +236,8 @@ def _become_user(uid: int, gid: int, *, keep_file_access: bool) -> None:
     """Give up root for an ordinary user; keep, if asked, root's way through folders such as /root."""
     if keep_file_access:
         _prctl(PR_SET_KEEPCAPS, 1)
+        with contextlib.suppress(OSError):      # else access(2), by which initdb finds postgres, forgets the capability
+            _prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
