@@ -18,8 +18,10 @@ from collector.mqtt.client import MqttSource, broker_of
 from collector.mqtt.payload import Topics, rules_of
 from collector.opcua.client import Endpoint, OpcuaSource, quiet_library
 from collector.opcua.tags import tags_of
-from collector.register import MQTT, SPARKPLUG, Register, register_of
+from collector.register import MQTT, SPARKPLUG, register_of
 from collector.rejections import Rejections
+from collector.sparkplug.client import SparkplugSource
+from collector.sparkplug.host import Host
 from collector.status import SourceStatus, State
 from collector.store import CollectorStore, SourceRow
 from collector.times import EARLIEST_US, MICROS, micros_of_seconds, moment
@@ -65,8 +67,8 @@ async def collect(
     endpoints
         Where an OPC UA server is reached in this run, by its URL in the park; those not named, as configured.
     broker
-        ``mqtt://[user[:password]@]host[:port][?client_id=ID]``; needed if the park has MQTT meters. The client id
-        follows from the park's name unless given.
+        ``mqtt://[user[:password]@]host[:port][?client_id=ID]``; needed if the park has MQTT or Sparkplug meters.
+        The client id follows from the park's name unless given.
     stop
         Set to stop.
     on_state
@@ -102,7 +104,8 @@ class Collector:
         server ──► OpcuaSource.run ─────────────┐
         server ──► OpcuaSource.run ─────────────┤ rows                    batch
                                                 ├──────► Batches ──► _write ──► ReadingWriter ──► reading, arrival
-        broker ──► MqttSource.run, .read ───────┘  waits while full    │  ▲
+        broker ──► MqttSource.run, .read ───────┤
+        broker ──► SparkplugSource.run, .read ──┘  waits while full    │  ▲
                           ▲                                            │  └── Coverage ──► gap
                           └──────────── PUBACK after the commit ───────┘
                                                                     _note, each second ──► collector_source
@@ -133,7 +136,7 @@ class Collector:
         self._said: tuple[str, dict[str, object]] = ("", {})
         self._opcua = [self._opcua_source(url, endpoints.get(url, url)) for url in self._register.opcua]
         self._mqtt = self._mqtt_source(park.park.name, broker)
-        self._name_uncollected(self._register)
+        self._sparkplug = self._sparkplug_source(park.park.name, broker)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Collect until `stop` is set, and then until nothing is left to store."""
@@ -143,13 +146,17 @@ class Collector:
                 servers = [start(source.endpoint.source, source.run()) for source in self._opcua]
                 connection = start("mqtt", self._mqtt.run()) if self._mqtt else None
                 reading = start("mqtt messages", self._mqtt.read()) if self._mqtt else None
+                hosting = start("sparkplug", self._sparkplug.run()) if self._sparkplug else None
+                hearing = start("sparkplug messages", self._sparkplug.read()) if self._sparkplug else None
                 noting = start("status", self._note(stop))
                 start("armed", self._announce())
                 await stop.wait()
+                if self._sparkplug:
+                    self._sparkplug.leave()
                 await self._drain()
-                await _end([*servers, reading])         # the broker stays, to hear what was committed
+                await _end([*servers, reading, hearing])    # the broker stays, to hear what was committed
                 left = await self._flush()
-                await _end([writing, noting, connection])
+                await _end([writing, noting, connection, hosting])
             await self._note_end()
         finally:
             self._store_thread.shutdown(wait=True)
@@ -175,12 +182,14 @@ class Collector:
         return MqttSource(
             broker_of(broker, park_name), topics, self._batches, self._status(MQTT, "mqtt"), self._clock)
 
-    def _name_uncollected(self, register: Register) -> None:
-        """Say once which meters no protocol here can read."""
-        names = [register.ids[place] for place in register.sparkplug]
-        if names:
-            detail = f"Sparkplug is not collected by this version: {', '.join(names)}"
-            self._status(SPARKPLUG, "sparkplug").become(State.NOT_COLLECTED, detail)
+    def _sparkplug_source(self, park_name: str, broker: str | None) -> SparkplugSource | None:
+        if not self._register.sparkplug:
+            return None
+        if broker is None:
+            raise InputError("the park has Sparkplug meters, but no broker is given (hint: --broker mqtt://host:port)")
+        host = Host(self._register, self._rejections)
+        return SparkplugSource(
+            broker_of(broker, park_name), host, self._batches, self._status(SPARKPLUG, "sparkplug"), self._clock)
 
     def _status(self, source: str, protocol: str) -> SourceStatus:
         status = SourceStatus(source, protocol, self._clock.now, lambda _: self._tell())
@@ -189,7 +198,7 @@ class Collector:
 
     def _tell(self) -> None:
         """Tell how the whole fares, if that has changed."""
-        states = [status.state for status in self._statuses.values() if status.state is not State.NOT_COLLECTED]
+        states = [status.state for status in self._statuses.values()]
         away = {s.source: s.detail for s in self._statuses.values() if s.state is State.WAITING}
         if self._store_there is False:
             away[DATABASE] = self._store_detail
@@ -212,8 +221,13 @@ class Collector:
             await source.armed.wait()
         if self._mqtt:
             await self._mqtt.armed.wait()
+        if self._sparkplug:
+            await self._sparkplug.armed.wait()
         opcua = sum(len(places) for places in self._register.opcua.values())
-        self._on_state("armed", {"opcua": opcua, "mqtt": len(self._register.mqtt)})
+        counts: dict[str, object] = {"opcua": opcua, "mqtt": len(self._register.mqtt)}
+        if self._sparkplug:
+            counts["sparkplug"] = len(self._register.sparkplug)
+        self._on_state("armed", counts)
 
     # -- store ------------------------------------------------------------------------------------------------------
 
@@ -315,8 +329,7 @@ class Collector:
     async def _note_end(self) -> None:
         """Store that all sources are stopped."""
         for status in self._statuses.values():
-            if status.state is not State.NOT_COLLECTED:
-                status.become(State.STOPPED)
+            status.become(State.STOPPED)
         await self._store_states()
         await self._store_letters()
 

@@ -1,7 +1,7 @@
 """The meters that are collected, in the order of their places in a batch, with what turns their readings into SI.
 
 Everything that a reading needs is prepared here once, when the park is read: nothing looks up a unit, a path or a
-source for a single reading. Which protocol reads a meter is in `opcua.tags` and `mqtt.payload`.
+source for a single reading. Which protocol reads a meter is in `opcua.tags`, `mqtt.payload` and `sparkplug.host`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Register:
     Attributes
     ----------
     meters
-        Every meter of the park, those that no protocol here can read included.
+        Every meter of the park.
     """
 
     meters: tuple[Meter, ...]
@@ -68,7 +68,7 @@ class Register:
 
     @cached_property
     def sparkplug(self) -> Sequence[int]:
-        """Places of the Sparkplug meters: known, not collected by this version."""
+        """Places of the meters whose readings come as Sparkplug metrics."""
         return [place for place, meter in enumerate(self.meters) if meter.source.sparkplug is not None]
 
     @cached_property

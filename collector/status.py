@@ -22,7 +22,6 @@ class State(StrEnum):
     RECEIVING = "receiving"             # connected, every subscription in force
     WAITING = "waiting"                 # away; tried again
     STOPPED = "stopped"                 # the collector stopped in order
-    NOT_COLLECTED = "not collected"     # no collector for its protocol
 
 
 @dataclass
@@ -32,7 +31,7 @@ class SourceStatus:
     Attributes
     ----------
     source, protocol
-        Its name (``opcua:<endpoint>``, ``mqtt``) and protocol.
+        Its name (``opcua:<endpoint>``, ``mqtt``, ``sparkplug``) and protocol.
     since
         Run time at which the state began [s].
     detail
@@ -64,7 +63,7 @@ class SourceStatus:
         if not changed:
             return
         self.state, self.since = state, self.now()
-        level = logging.WARNING if state in (State.WAITING, State.NOT_COLLECTED) else logging.INFO
+        level = logging.WARNING if state is State.WAITING else logging.INFO
         _logger.log(level, "%s: %s%s", self.source, state, f": {detail}" if detail else "")
         if self.on_change is not None:
             self.on_change(self)

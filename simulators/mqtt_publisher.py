@@ -258,7 +258,7 @@ class MqttPublisher:
 
     def __init__(self, url: str, park: Park, client_id: str) -> None:
         self._url = url
-        self._host, self._port, user, password = _parts(url)
+        self._host, self._port, user, password = broker_parts(url)
         self._messages = messages(park)
         self._topic = {i: m.source.mqtt.topic for i, m in enumerate(park.meters) if m.source.mqtt is not None}
         self.mask: NDArray[np.bool_] = np.array([i in self._topic for i in range(len(park.meters))], dtype=np.bool_)
@@ -382,7 +382,7 @@ class MqttPublisher:
         self._call(self._acknowledged)
 
 
-def _parts(url: str) -> tuple[str, int, str | None, str | None]:
+def broker_parts(url: str) -> tuple[str, int, str | None, str | None]:
     """Split a broker's URL into host, port, user and password."""
     parts = urlsplit(url)
     if parts.scheme != "mqtt" or not parts.hostname:

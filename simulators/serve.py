@@ -2,11 +2,12 @@
 
     Schedule.ticks ──► Sampler.read ──► sent.csv ──► OpcuaServer.write ──► subscriptions
      (run clock)          │ State        (flushed)   MqttPublisher.publish ──► broker
-                          └────► truth.csv
+                          └────► truth.csv                   SparkplugNodes.publish ──► broker
 
 Here: the order of these at each tick, catching up tick by tick when the process lags, arming, and the drain at the
 end. Not here: what the meters read (`simulators.sampling`), how a value gets into a protocol
-(`simulators.opcua_server`, `simulators.mqtt_publisher`). The main path enters at `simulate`.
+(`simulators.opcua_server`, `simulators.mqtt_publisher`, `simulators.sparkplug_node`). The main path enters at
+`simulate`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from simulators.opcua_server import DEFAULT_PORT, OpcuaServer, Pending, Standard
 from simulators.record import SentFile, TruthFile, write_faults
 from simulators.sampling import Sampler
 from simulators.scenario import Scenario
+from simulators.sparkplug_node import SparkplugNodes
 from simulators.state import State
 
 log = logging.getLogger(__name__)
@@ -77,7 +79,7 @@ async def simulate(
     endpoints
         Configured `opc.tcp` URL to the URL to listen on; a URL that is not in it is taken as it is.
     broker
-        URL of the MQTT broker, `mqtt://host:port`; not looked at if no meter speaks MQTT.
+        URL of the MQTT broker, `mqtt://host:port`; not looked at if no meter speaks MQTT or Sparkplug.
     sent, truth, faults
         The files of the run; older ones are replaced.
     stop
@@ -129,12 +131,12 @@ class _Run:
         self.truth_file = TruthFile(truth, park)
         self._note(self.sampler.truth.state)
         self._unserved = {
-            "Sparkplug is not simulated yet": np.array([m.source.sparkplug is not None for m in park.meters], np.bool_),
             "the plant has no such value": self.sampler.unknown}
         self._served = ~np.logical_or.reduce(list(self._unserved.values()))
         self._servers: list[OpcuaServer] = []
         self._actual: dict[str, str] = {}
         self._publisher: MqttPublisher | None = None
+        self._nodes: SparkplugNodes | None = None
         self._late = False
         self._until = self._start
         self._recorded: list[FaultRecord] = []
@@ -160,6 +162,9 @@ class _Run:
             self._publisher = MqttPublisher(broker, self.park, client_id)
             stack.push_async_callback(self._publisher.close)
             self._check_dropouts(self._publisher)
+        if any(m.source.sparkplug is not None for m in self.park.meters):
+            self._nodes = SparkplugNodes(broker, self.park, f"symbiosis-simulator-{self.park.park.name}")
+            stack.push_async_callback(self._nodes.close)
         gc.disable()
         stack.callback(gc.unfreeze)
         try:
@@ -169,6 +174,8 @@ class _Run:
             gc.freeze()          # a hundred thousand nodes a server, for good: no collection need look at them again
         if self._publisher is not None:
             await _first(self._publisher.connect(), stop)
+        if self._nodes is not None:
+            await _first(self._nodes.connect(), stop)
 
     def serving(self) -> dict[str, object]:
         """Return what is served, and where."""
@@ -176,6 +183,7 @@ class _Run:
         return {
             "opcua": sum(m.source.opcua is not None for m in meters),
             "mqtt": sum(m.source.mqtt is not None for m in meters),
+            "sparkplug": sum(m.source.sparkplug is not None for m in meters),
             "endpoints": dict(self._actual),
         }
 
@@ -208,7 +216,8 @@ class _Run:
         while not self._delivered() and time.monotonic() < deadline:    # noqa: ASYNC110  (asyncua signals nothing)
             await asyncio.sleep(DRAIN_LOOK_S)
         opcua, mqtt = self._pending(), self._publisher.pending if self._publisher else 0
-        given_up = self._publisher.lost if self._publisher else 0
+        mqtt += self._nodes.pending if self._nodes else 0
+        given_up = (self._publisher.lost if self._publisher else 0) + (self._nodes.lost if self._nodes else 0)
         remained: dict[str, object] = {
             "queued": opcua.queued, "unacknowledged": opcua.unacknowledged, "abandoned": opcua.abandoned,
             "mqtt": mqtt, "given_up": given_up}
@@ -266,9 +275,12 @@ class _Run:
             await server.write(readings.of(server.mask))
         if self._publisher is not None:
             self._publisher.publish(readings.of(self._publisher.mask))
+        if self._nodes is not None:
+            self._nodes.publish(readings.of(self._nodes.mask))
 
     def _delivered(self) -> bool:
-        return self._pending().delivered and not (self._publisher and self._publisher.pending)
+        at_broker = (self._publisher.pending if self._publisher else 0) + (self._nodes.pending if self._nodes else 0)
+        return self._pending().delivered and not at_broker
 
     def _pending(self) -> Pending:
         return sum((server.pending() for server in self._servers), Pending())

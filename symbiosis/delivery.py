@@ -215,7 +215,7 @@ def _expected(counted: pd.DataFrame, park: Park) -> int:
     if counted.empty:
         return 0
     first, last = int(counted["time_us"].min()), int(counted["time_us"].max())
-    intervals = [round(m.interval_s * 1e6) for m in park.meters if m.source.sparkplug is None]
+    intervals = [round(m.interval_s * 1e6) for m in park.meters]
     return sum(last // interval - (first - 1) // interval for interval in intervals)
 
 

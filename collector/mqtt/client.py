@@ -103,10 +103,10 @@ def default_client_id(park_name: str) -> str:
     return f"symbiosis-collector-{hashlib.sha256(park_name.encode()).hexdigest()[:12]}"
 
 
-class _Message(NamedTuple):
+class Message(NamedTuple):
     """A message as paho's thread hands it on; `at` is its arrival [wall s]."""
 
-    link: _Link
+    link: Link
     topic: str
     payload: bytes
     mid: int
@@ -115,26 +115,26 @@ class _Message(NamedTuple):
     at: float
 
 
-class _Inbox:
+class Inbox:
     """Messages on their way from paho's thread to the event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._messages: deque[_Message] = deque()
+        self._messages: deque[Message] = deque()
         self._filled = asyncio.Event()
         self._signalled = False
 
     def __len__(self) -> int:
         return len(self._messages)
 
-    def put(self, message: _Message) -> None:
+    def put(self, message: Message) -> None:
         """Append a message; for paho's thread. One wake-up for many messages: each costs a system call."""
         self._messages.append(message)
         if not self._signalled:
             self._signalled = True
             self._loop.call_soon_threadsafe(self._filled.set)
 
-    async def take(self, limit: int) -> list[_Message]:
+    async def take(self, limit: int) -> list[Message]:
         """Wait for messages, and remove up to `limit` of them, in order."""
         await self._wait()
         return [self._messages.popleft() for _ in range(min(limit, len(self._messages)))]
@@ -155,10 +155,10 @@ class _Inbox:
                 await self._filled.wait()
 
 
-class _Link:
+class Link:
     """One connection, from CONNECT to its end. The callbacks run in paho's thread."""
 
-    def __init__(self, broker: Broker, topics: Sequence[str], inbox: _Inbox) -> None:
+    def __init__(self, broker: Broker, topics: Sequence[str], inbox: Inbox) -> None:
         self.broker = broker
         self.outstanding = 0                    # handed to the event loop, not acknowledged
         self.refused: list[str] = []
@@ -204,7 +204,7 @@ class _Link:
         """Send what is still to be acknowledged, leave, and end the thread; the broker keeps the session."""
         if not self._started:
             return
-        self._client.disconnect()
+        self._leave(self._client)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
                 await asyncio.shield(self._ended)
@@ -213,6 +213,10 @@ class _Link:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)     # a broker that does not answer: let the thread see an end
         await asyncio.to_thread(self._client.loop_stop)
+
+    def publish(self, topic: str, payload: bytes, qos: int = 0, *, retain: bool = False) -> None:
+        """Publish a message; one at QoS 0 that finds no connection is gone."""
+        self._client.publish(topic, payload, qos, retain)
 
     def acknowledge(self, mids: Sequence[int]) -> None:
         """Tell the broker that these messages are ours now, in the order in which they came."""
@@ -242,6 +246,10 @@ class _Link:
         client.on_disconnect = self._on_disconnect
         return client
 
+    def _leave(self, client: paho.Client) -> None:
+        """Say goodbye."""
+        client.disconnect()
+
     def _on_connect(self, client: paho.Client, _data: Any, flags: paho.ConnectFlags, reason: Any, _more: Any) -> None:
         if reason.is_failure:
             self._tell(self._ended, f"the broker refuses the connection: {reason}")
@@ -266,9 +274,9 @@ class _Link:
         except UnicodeDecodeError:
             topic = "(a topic that is not UTF-8)"
         payload = bytes(message.payload)
-        self._inbox.put(_Message(self, topic, payload, message.mid, message.qos, message.retain, time.time()))
+        self._inbox.put(Message(self, topic, payload, message.mid, message.qos, message.retain, time.time()))
         if len(self._inbox) >= MOST_WAITING:
-            client.disconnect()
+            self._leave(client)
 
     def _on_disconnect(self, _client: paho.Client, _data: Any, _flags: Any, reason: Any, _more: Any) -> None:
         self._tell(self._ended, f"connection lost: {reason}" if reason.is_failure else "connection closed")
@@ -278,15 +286,13 @@ class _Link:
         self._loop.call_soon_threadsafe(_resolve, future, result)
 
 
-class MqttSource:
-    """Collects the park's MQTT meters until it is cancelled: `run` keeps the connection, `read` takes what it brings.
+class BrokerSource:
+    """Keeps a connection to a broker until it is cancelled; what the messages mean is a subclass's.
 
     Parameters
     ----------
     broker
         The broker.
-    topics
-        What the payloads mean.
     batches
         Where readings go.
     status
@@ -297,25 +303,25 @@ class MqttSource:
         How long to wait between attempts.
     """
 
+    keeps = True                                # whether the broker keeps what comes while we are away
+
     def __init__(
-        self, broker: Broker, topics: Topics, batches: Batches, status: SourceStatus, clock: RunClock,
-        backoff: Backoff | None = None,
+        self, broker: Broker, batches: Batches, status: SourceStatus, clock: RunClock, backoff: Backoff | None = None,
     ) -> None:
         self.broker = broker
         self.armed = asyncio.Event()            # every SUBSCRIBE was answered, once
-        self._topics = topics
         self._batches = batches
         self._status = status
         self._clock = clock
         self._backoff = backoff or Backoff()
-        self._inbox = _Inbox(asyncio.get_running_loop())
+        self._inbox = Inbox(asyncio.get_running_loop())
         self._said_refused: set[str] = set()
         self._stalled_at = 0
 
     async def run(self) -> None:
         """Connect and stay connected, again and again."""
         while True:
-            link = _Link(self.broker, self._topics.topics, self._inbox)
+            link = self._new_link()
             try:
                 kept = await link.connect()
                 if not kept:
@@ -330,14 +336,11 @@ class MqttSource:
             await self._batches.room()
             await asyncio.sleep(self._backoff.next())
 
-    async def read(self) -> None:
-        """Turn messages into rows, in the order of their arrival."""
-        while True:
-            chunk, link = self._chunk(await self._inbox.take(MESSAGES_A_CHUNK))
-            await self._batches.put(chunk)
-            await self._hurry_if_stalled(link)
+    def _new_link(self) -> Link:
+        """Return the next attempt's connection."""
+        raise NotImplementedError
 
-    async def _hurry_if_stalled(self, link: _Link) -> None:
+    async def _hurry_if_stalled(self, link: Link) -> None:
         """Commit at once if nothing comes any more: the broker may wait for acknowledgements.
 
         How many it sends without them is learnt, and then no time is spent on seeing that nothing comes.
@@ -349,38 +352,76 @@ class MqttSource:
         self._stalled_at = link.outstanding
         self._batches.hurry()
 
-    def _chunk(self, messages: Sequence[_Message]) -> tuple[Chunk, _Link]:
-        """Return the readings of messages with whom to tell of their commit, and the last one's connection."""
-        rows = Rows()
-        for message in messages:
-            received_us = micros_of_seconds(self._clock.at(message.at))
-            self._topics.read(message.topic, message.payload, received_us, rows, retained=message.retained)
-        receipts: dict[_Link, list[int]] = {}
-        for message in messages:
-            if message.qos:
-                receipts.setdefault(message.link, []).append(message.mid)
-                message.link.outstanding += 1
-        return Chunk(MQTT, rows, committed=partial(_acknowledge, receipts)), messages[-1].link
-
-    def _connected(self, link: _Link) -> None:
+    def _connected(self, link: Link) -> None:
         self._backoff.reset()
         for topic in sorted(set(link.refused) - self._said_refused):
-            _logger.warning("%s: the broker refuses topic %r", MQTT, topic)
+            _logger.warning("%s: the broker refuses topic %r", self._status.source, topic)
         self._said_refused = set(link.refused)
         self._status.become(State.RECEIVING, f"refused: {', '.join(link.refused)}" if link.refused else "")
         self.armed.set()
 
     def _lost(self, reason: str) -> None:
-        """Note that the broker is away; it says that it keeps what comes meanwhile."""
+        """Note that the broker is away."""
         if self._status.state is State.RECEIVING:
-            self._interrupted(reason, kept=True)
+            self._interrupted(reason, kept=self.keeps)
         self._status.become(State.WAITING, reason)
 
     def _interrupted(self, cause: str, *, kept: bool) -> None:
-        self._batches.put_now(Chunk(MQTT, interruption=Interruption(cause, kept)))
+        self._batches.put_now(Chunk(self._status.source, interruption=Interruption(cause, kept)))
 
 
-def _acknowledge(receipts: dict[_Link, list[int]]) -> None:
+class MqttSource(BrokerSource):
+    """Collects the park's MQTT meters until it is cancelled: `run` keeps the connection, `read` takes what it brings.
+
+    Parameters
+    ----------
+    broker, batches, status, clock, backoff
+        As of every source at a broker.
+    topics
+        What the payloads mean.
+    """
+
+    def __init__(
+        self, broker: Broker, topics: Topics, batches: Batches, status: SourceStatus, clock: RunClock,
+        backoff: Backoff | None = None,
+    ) -> None:
+        super().__init__(broker, batches, status, clock, backoff)
+        self._topics = topics
+
+    async def read(self) -> None:
+        """Turn messages into rows, in the order of their arrival."""
+        while True:
+            chunk, link = self._chunk(await self._inbox.take(MESSAGES_A_CHUNK))
+            await self._batches.put(chunk)
+            await self._hurry_if_stalled(link)
+
+    def _new_link(self) -> Link:
+        return Link(self.broker, self._topics.topics, self._inbox)
+
+    def _chunk(self, messages: Sequence[Message]) -> tuple[Chunk, Link]:
+        """Return the readings of messages with whom to tell of their commit, and the last one's connection."""
+        rows = Rows()
+        for message in messages:
+            received_us = micros_of_seconds(self._clock.at(message.at))
+            self._topics.read(message.topic, message.payload, received_us, rows, retained=message.retained)
+        return Chunk(MQTT, rows, committed=partial(acknowledge, receipts_of(messages))), messages[-1].link
+
+
+Receipts = dict[Link, list[int]]
+
+
+def receipts_of(messages: Sequence[Message]) -> Receipts:
+    """Return what is to be acknowledged when the messages' readings are committed; counted as outstanding."""
+    receipts: Receipts = {}
+    for message in messages:
+        if message.qos:
+            receipts.setdefault(message.link, []).append(message.mid)
+            message.link.outstanding += 1
+    return receipts
+
+
+def acknowledge(receipts: Receipts) -> None:
+    """Acknowledge each message on the connection that brought it."""
     for link, mids in receipts.items():
         link.acknowledge(mids)
 

@@ -13,6 +13,7 @@ from collector.mqtt.payload import Topics, rules_of
 from collector.opcua.tags import tags_of
 from collector.register import register_of
 from collector.rejections import Rejections
+from collector.sparkplug.host import Host
 from park.load import load_park
 
 FOLDER = Path(collector.__file__).parent
@@ -41,9 +42,14 @@ def test_the_mqtt_sample_reads_the_payloads_of_its_comments():
     assert rejections.total("mqtt") == 0
 
 
-@pytest.mark.parametrize("protocol", ["opcua", "mqtt"])
+def test_the_sparkplug_sample_gives_the_topics_of_its_comments():
+    assert Host(sample("sparkplug"), Rejections()).topics == ["spBv1.0/refinery/#"]
+
+
+@pytest.mark.parametrize("protocol", ["opcua", "mqtt", "sparkplug"])
 def test_the_readme_shows_a_source_as_the_sample_writes_it(protocol):
     text = (FOLDER / protocol / "README.md").read_text("utf-8")
-    keys = {"opcua": ["endpoint", "node_id"], "mqtt": ["topic", "value", "time", "status"]}[protocol]
+    keys = {"opcua": ["endpoint", "node_id"], "mqtt": ["topic", "value", "time", "status"],
+            "sparkplug": ["group", "edge_node", "device", "metric"]}[protocol]
     source = next(line for line in text.splitlines() if line.startswith("source: "))
     assert all(f"{key}: " in source for key in keys)

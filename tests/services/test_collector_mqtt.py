@@ -230,12 +230,3 @@ async def test_more_topics_than_one_subscribe_takes(broker, postgres_dsn):
 async def test_mqtt_meters_need_a_broker():
     with pytest.raises(InputError, match="no broker is given"):
         await collect(park_of(mqtt("FT1")), "host=/nowhere", REAL_TIME, stop=asyncio.Event())
-
-
-async def test_sparkplug_meters_are_named_and_not_collected(postgres_dsn, caplog):
-    source = {"sparkplug": {"group": "g", "edge_node": "e", "metric": "m"}}
-    park = park_of(mqtt("AT1") | {"source": source}, mqtt("AT2") | {"source": source})
-    async with collecting(park, postgres_dsn) as running:
-        assert await running.saw("armed") == {"opcua": 0, "mqtt": 0}
-    assert "sparkplug: not collected: Sparkplug is not collected by this version: AT1, AT2" in caplog.text
-    assert rows(postgres_dsn, "select source, state from collector_source") == [("sparkplug", "not collected")]

@@ -244,18 +244,6 @@ async def test_the_truth_has_every_whole_window_of_the_run(broker: TestBroker, t
     assert {r["stream"] for r in run.rows("truth.csv")} == {"S0", "S1", "S2"}
 
 
-async def test_meters_on_sparkplug_are_named_once_and_not_sent(
-    broker: TestBroker, tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
-    park = park_of([meter("A0"), meter("S7", source={"sparkplug": {"group": "g", "edge_node": "e", "metric": "m"}})])
-    async with simulating(tmp_path, broker.url, park) as run:
-        await until(lambda: run.sent()[0])
-    assert run.state("unserved") == {"meters": ["S7"], "reason": "Sparkplug is not simulated yet"}
-    assert [text for text in caplog.messages if "S7" in text] == [
-        "Sparkplug is not simulated yet, so these meters stay silent: S7"]
-    assert {name for name, *_ in run.sent()[0]} == {"A0"}
-
-
 async def test_meters_of_what_the_plant_has_not_are_named_and_not_sent(tmp_path: Path):
     streams = [s.model_dump(by_alias=True) | {"carrier": "material"} for s in PARK.streams]
     park = park_of([meter("A0"), meter("H1", quantity="heat_flow", unit="MW", u95_absolute=0.1)], streams=streams)

@@ -1,0 +1,119 @@
+"""A Sparkplug metric -> value, status and time. Which meter it is, and whether its node lives, is in `host`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from collector.mqtt.payload import BAD, GOOD, UNCERTAIN, Rejected
+from collector.sparkplug.wire import BOOLEAN
+from collector.times import plausible
+
+# Sparkplug 3.0.0, 6.4.16: the codes of the data types that hold a number, and how many bits they have.
+SIGNED_BITS = {1: 8, 2: 16, 3: 32, 4: 64}
+UNSIGNED_BITS = {5: 8, 6: 16, 7: 32, 8: 64}
+REALS = frozenset({9, 10})
+_INTEGER_FIELDS = frozenset({"int_value", "long_value"})
+_NUMBER_FIELDS = _INTEGER_FIELDS | {"float_value", "double_value"}
+
+QUALITY = "Quality"             # the property of this name; its values are OPC's: 192 good, 0 bad, and 500 stale
+_QUALITY_GOOD = 192
+_QUALITY_UNCERTAIN = 64
+_QUALITY_LARGEST = 255
+_QUALITY_STALE = 500
+_STALE = 0x408F0000             # OPC UA UncertainNoCommunicationLastUsableValue
+_STATUS_CODE_FROM = 0x40000000  # larger ones are StatusCodes already, as Ignition writes them
+_MILLI = 1000
+
+
+def number(metric: Any, datatype: int) -> float:
+    """Return the number of a metric by the data type that its BIRTH declared.
+
+    Signed integers stand in unsigned fields in two's complement, of their own width or of the field's: both are read.
+
+    Raises
+    ------
+    Rejected
+        If the data type holds no number, the value is none of that type, or is not finite.
+    """
+    field = metric.WhichOneof("value")
+    if field is None:
+        raise Rejected("metric has no value and is not null")
+    if datatype in REALS:
+        if field not in _NUMBER_FIELDS:
+            raise Rejected("value is of another type than its datatype")
+        value = float(getattr(metric, field))
+        if not math.isfinite(value):
+            raise Rejected("value is not finite")
+        return value
+    if datatype == BOOLEAN:
+        if field != "boolean_value" and field not in _INTEGER_FIELDS:
+            raise Rejected("value is of another type than its datatype")
+        return float(bool(getattr(metric, field)))
+    bits = SIGNED_BITS.get(datatype) or UNSIGNED_BITS.get(datatype)
+    if bits is None:
+        raise Rejected("datatype holds no number")
+    if field not in _INTEGER_FIELDS:
+        raise Rejected("value is of another type than its datatype")
+    raw: int = getattr(metric, field) & ((1 << bits) - 1)
+    return float(raw - (1 << bits) if datatype in SIGNED_BITS and raw >> (bits - 1) else raw)
+
+
+def status(metric: Any) -> int:
+    """Return the OPC UA StatusCode that a metric's quality property says; good without one."""
+    if not metric.HasField("properties"):
+        return GOOD
+    for key, value in zip(metric.properties.keys, metric.properties.values, strict=False):
+        if key == QUALITY:
+            field = value.WhichOneof("value")
+            return BAD if field is None or value.is_null else _status_of(getattr(value, field))
+    return GOOD
+
+
+def _status_of(quality: int) -> int:
+    """Return the StatusCode of a quality; what nobody defined is bad."""
+    quality &= 0xFFFFFFFF
+    if quality >= _STATUS_CODE_FROM:
+        return quality
+    if quality == _QUALITY_STALE:
+        return _STALE
+    if quality > _QUALITY_LARGEST:
+        return BAD
+    if quality >= _QUALITY_GOOD:
+        return GOOD
+    return UNCERTAIN if quality >= _QUALITY_UNCERTAIN else BAD
+
+
+def reading(metric: Any, datatype: int) -> tuple[float, int]:
+    """Return value and status of a metric; a null is NaN and bad.
+
+    Raises
+    ------
+    Rejected
+        If it is no reading.
+    """
+    code = status(metric)
+    if metric.is_null:
+        return math.nan, max(code, BAD)
+    return number(metric, datatype), code
+
+
+def source_us(metric: Any, payload: Any, received_us: int) -> int:
+    """Return the metric's time, else the payload's, else the arrival [us]; a historical one needs its own.
+
+    Raises
+    ------
+    Rejected
+        If the time cannot be meant.
+    """
+    if metric.HasField("timestamp"):
+        time_us = metric.timestamp * _MILLI
+    elif metric.is_historical:
+        raise Rejected("historical value without a time")
+    elif payload.HasField("timestamp"):
+        time_us = payload.timestamp * _MILLI
+    else:
+        return received_us
+    if not plausible(time_us, received_us):
+        raise Rejected("time is before 2000 or more than a day ahead")
+    return int(time_us)

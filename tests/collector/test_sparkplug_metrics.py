@@ -1,0 +1,84 @@
+"""The value, status and time of a Sparkplug metric."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from collector.mqtt.payload import Rejected
+from collector.sparkplug import metrics
+from collector.sparkplug.wire import Payload
+
+NOW = 1_800_000_000_000_000
+
+
+def metric(**fields: Any) -> Any:
+    return Payload().metrics.add(**fields)
+
+
+def with_quality(field: str, value: int) -> Any:
+    made = metric(double_value=1.0)
+    made.properties.keys.extend(["unit", "Quality"])
+    made.properties.values.add()
+    made.properties.values.add(**{field: value})
+    return made
+
+
+@pytest.mark.parametrize(("datatype", "fields", "value"), [
+    (1, {"int_value": 0xFFFFFFF4}, -12), (1, {"int_value": 0xF4}, -12), (1, {"int_value": 127}, 127),
+    (2, {"int_value": 0xFFFF}, -1), (2, {"int_value": 0x7FFF}, 32767), (2, {"int_value": 0x8000}, -32768),
+    (3, {"int_value": 4294967284}, -12), (3, {"int_value": 0x7FFFFFFF}, 2**31 - 1), (3, {"long_value": 2**64 - 1}, -1),
+    (4, {"long_value": 2**64 - 5}, -5), (4, {"long_value": 2**62}, 2**62), (4, {"int_value": 3}, 3),
+    (5, {"int_value": 255}, 255), (6, {"int_value": 65535}, 65535), (7, {"int_value": 4294967284}, 4294967284),
+    (8, {"long_value": 2**64 - 1}, float(2**64 - 1)),
+    (9, {"float_value": 0.5}, 0.5), (9, {"double_value": 0.25}, 0.25), (10, {"double_value": -1e300}, -1e300),
+    (10, {"int_value": 3}, 3), (11, {"boolean_value": True}, 1), (11, {"boolean_value": False}, 0),
+])
+def test_a_number_is_read_by_its_datatype(datatype, fields, value):
+    assert metrics.number(metric(**fields), datatype) == value
+
+
+@pytest.mark.parametrize(("datatype", "fields", "reason"), [
+    (12, {"string_value": "4"}, "datatype holds no number"), (13, {"long_value": 1}, "datatype holds no number"),
+    (0, {"int_value": 1}, "datatype holds no number"), (3, {"double_value": 1.0}, "another type"),
+    (3, {"string_value": "4"}, "another type"), (10, {"boolean_value": True}, "another type"),
+    (11, {"double_value": 1.0}, "another type"), (10, {"double_value": math.nan}, "not finite"),
+    (9, {"float_value": math.inf}, "not finite"), (10, {}, "no value"),
+])
+def test_what_is_no_number_is_rejected(datatype, fields, reason):
+    with pytest.raises(Rejected, match=reason):
+        metrics.number(metric(**fields), datatype)
+
+
+@pytest.mark.parametrize(("quality", "status"), [
+    (192, 0), (216, 0), (0, 0x80000000), (64, 0x40000000), (24, 0x80000000), (500, 0x408F0000), (300, 0x80000000),
+    (0x80310000, 0x80310000), (0x40930000, 0x40930000),
+])
+@pytest.mark.parametrize("field", ["int_value", "long_value"])
+def test_the_quality_property_is_the_status(field, quality, status):
+    assert metrics.status(with_quality(field, quality)) == status
+
+
+def test_without_quality_a_value_is_good_and_a_null_is_bad():
+    assert metrics.reading(metric(double_value=1.5), 10) == (1.5, 0)
+    value, status = metrics.reading(metric(is_null=True), 10)
+    assert math.isnan(value)
+    assert status == 0x80000000
+
+
+def test_the_time_is_the_metrics_else_the_payloads_else_the_arrival():
+    ms = NOW // 1000
+    assert metrics.source_us(metric(timestamp=ms - 5), Payload(timestamp=ms - 9), NOW) == NOW - 5_000
+    assert metrics.source_us(metric(), Payload(timestamp=ms - 9), NOW) == NOW - 9_000
+    assert metrics.source_us(metric(), Payload(), NOW) == NOW
+
+
+@pytest.mark.parametrize(("fields", "reason"), [
+    ({"timestamp": 12}, "before 2000"), ({"timestamp": 2**63}, "before 2000 or more than a day ahead"),
+    ({"is_historical": True}, "historical value without a time"),
+])
+def test_a_time_that_cannot_be_meant_is_rejected(fields, reason):
+    with pytest.raises(Rejected, match=reason):
+        metrics.source_us(metric(**fields), Payload(timestamp=NOW // 1000), NOW)

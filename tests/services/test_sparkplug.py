@@ -1,0 +1,182 @@
+"""Simulated Sparkplug nodes, a real broker, the collector and a real PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import paho.mqtt.client as paho
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+
+from collector.agent import collect
+from collector.mqtt.client import default_client_id
+from park.clock import REAL_TIME
+from park.errors import InputError
+from simulators.instruments import Readings
+from simulators.scenario import Scenario
+from simulators.serve import simulate
+from simulators.sparkplug_node import SparkplugNodes
+from simulators.sparkplug_wire import Metric, payload
+from tests.collector.running import INTERVAL_S, at, collecting, meter, park_of, rows, until_stored
+from tests.fixtures.broker import TestBroker, leave
+from tests.simulators import parks
+from tests.simulators.parks import until
+
+HOST = f"spBv1.0/STATE/{default_client_id('Test park')}"
+NO_COMMUNICATION = 0x80310000
+
+
+def spark(id: str, metric: str, device: str | None = None, node: str = "e", **keys: Any) -> dict[str, Any]:
+    return meter(id, {"sparkplug": {"group": "g", "edge_node": node, "device": device, "metric": metric}},
+                 unit="kg/s", **keys)
+
+
+PARK = park_of(spark("FT", "flow", "d"), spark("LT", "level"), spark("XT", "flow", "d", node="f"))
+
+
+def readings(tick: int, *, bad: bool = False) -> Readings:
+    time_us = round(at(tick).timestamp() * 1e6)
+    values = np.array([float(tick), tick / 4, -float(tick)])
+    statuses = np.zeros(3, dtype=np.uint32)
+    if bad:
+        values[1], statuses[:2] = np.nan, (0x40930000, 0x80310000)
+    return Readings(time_us, np.arange(3), values, statuses)
+
+
+@asynccontextmanager
+async def nodes(broker: TestBroker) -> AsyncIterator[SparkplugNodes]:
+    made = SparkplugNodes(broker.url, PARK, "nodes")
+    await made.connect()
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+@contextlib.contextmanager
+def listening(broker: TestBroker, *topics: str, client_id: str = "listener") -> Any:
+    """A plain client, and what it hears: topic, payload, retained."""
+    heard: list[tuple[str, bytes, bool]] = []
+    client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id)
+    client.on_connect = lambda *_: client.subscribe([(topic, 1) for topic in topics]) if topics else None
+    client.on_message = lambda _c, _d, message: heard.append((message.topic, message.payload, bool(message.retain)))
+    client.connect("127.0.0.1", broker.port)
+    client.loop_start()
+    try:
+        yield client, heard
+    finally:
+        leave(client)
+
+
+def stored(dsn: str, meter: str) -> list[tuple[Any, ...]]:
+    return rows(dsn, f"select source_time, value, status from reading where meter = '{meter}' order by 1")
+
+
+async def test_every_value_is_stored_once_over_a_restart_of_the_collector(any_broker, postgres_dsn):
+    async with nodes(any_broker) as plant:
+        first = 0
+        for _ in range(3):
+            async with collecting(PARK, postgres_dsn, broker=any_broker.url) as running:
+                assert await running.saw("armed") == {"opcua": 0, "mqtt": 0, "sparkplug": 3}
+                await until(lambda: all(node.live and node._hosts for node in plant._nodes.values()))
+                for tick in range(first, first + 300):
+                    plant.publish(readings(tick, bad=tick % 50 == 7))
+                await until_stored(postgres_dsn, 3 * (first + 300))
+            await until(lambda: not any(node.live for node in plant._nodes.values()))
+            for tick in range(first + 300, first + 400):
+                plant.publish(readings(tick))
+            first += 400
+        async with collecting(PARK, postgres_dsn, broker=any_broker.url):
+            await until_stored(postgres_dsn, 3 * first)
+    assert stored(postgres_dsn, "FT") == [
+        (at(k), float(k), 0x40930000 if k % 50 == 7 and k % 400 < 300 else 0) for k in range(first)]
+    assert stored(postgres_dsn, "LT") == [
+        (at(k), None, NO_COMMUNICATION) if k % 50 == 7 and k % 400 < 300 else (at(k), k / 4, 0) for k in range(first)]
+    assert stored(postgres_dsn, "XT") == [(at(k), -float(k), 0) for k in range(first)]
+    assert rows(postgres_dsn, "select * from reading_conflict") == []
+    assert rows(postgres_dsn, "select * from gap") == []
+
+
+async def test_a_node_that_dies_makes_its_meters_bad_until_it_is_born_again(any_broker, postgres_dsn):
+    async with collecting(PARK, postgres_dsn, broker=any_broker.url), nodes(any_broker) as plant:
+        for tick in range(20):
+            plant.publish(readings(tick))
+        await until_stored(postgres_dsn, 60)
+        plant._nodes["g", "e"]._client.socket().shutdown(2)        # the broker sees it go, and publishes its will
+        await until_stored(postgres_dsn, 62)
+        await until(lambda: plant._nodes["g", "e"].live)
+        for tick in range(20, 40):
+            plant.publish(readings(tick))
+        await until_stored(postgres_dsn, 122)
+    for name, sign in (("FT", 1.0), ("LT", 0.25)):
+        good = [row for row in stored(postgres_dsn, name) if row[2] == 0]
+        assert good == [(at(k), sign * k, 0) for k in range(40)]
+        assert next(row[1:] for row in stored(postgres_dsn, name) if row[2]) == (None, NO_COMMUNICATION)
+    assert len([row for row in stored(postgres_dsn, "XT") if row[2] == 0]) == 40
+
+
+async def test_the_host_says_that_it_is_there_and_that_it_goes(broker, postgres_dsn):
+    async with collecting(PARK, postgres_dsn, broker=broker.url):
+        with listening(broker, "spBv1.0/STATE/+") as (client, heard):
+            await until(lambda: heard)
+            topic, first, retained = heard[0]
+            assert (topic, retained, json.loads(first)["online"]) == (HOST, True, True)
+            client.publish(HOST, json.dumps({"online": False, "timestamp": 1}), 1, retain=True)
+            await until(lambda: json.loads(heard[-1][1])["online"] is True and len(heard) > 2)
+    with listening(broker, "spBv1.0/STATE/+") as (_, heard):
+        await until(lambda: heard)
+        last = json.loads(heard[0][1])
+    assert last == {"online": False, "timestamp": json.loads(first)["timestamp"]}
+
+
+async def test_data_of_a_node_that_nobody_knows_bring_one_request_for_a_rebirth(broker, postgres_dsn):
+    with listening(broker, "spBv1.0/g/NCMD/e") as (client, heard):
+        async with collecting(PARK, postgres_dsn, broker=broker.url):
+            for seq in range(5):
+                data = payload(round(at(seq).timestamp() * 1000), [Metric(1.5, alias=9)], seq)
+                client.publish("spBv1.0/g/NDATA/e", data)
+            await until(lambda: heard)
+            birth = [Metric(0, name="bdSeq", datatype=4), Metric(2.5, "level", 9, round(at(9).timestamp() * 1000), 10)]
+            client.publish("spBv1.0/g/NBIRTH/e", payload(1, birth, 0))
+            await until_stored(postgres_dsn, 1)
+    assert len(heard) == 1
+    assert rows(postgres_dsn) == [("LT", at(9), 2.5, 0)]
+    assert rows(postgres_dsn, "select source, rejected from collector_source") == [("sparkplug", 5)]
+
+
+async def test_a_simulated_park_plays_its_sparkplug_meters(broker, postgres_dsn, tmp_path):
+    source = {"sparkplug": {"group": "g", "edge_node": "e", "device": "d", "metric": "flow"}}
+    park = parks.park_of([parks.meter("A0", source=source, interval_s=0.5), parks.meter(
+        "A1", side="receiver", source=parks.over_mqtt("A1"), interval_s=0.5)])
+    stop, said = asyncio.Event(), []
+    async with collecting(park, postgres_dsn, broker=broker.url) as running:
+        assert await running.saw("armed") == {"opcua": 0, "mqtt": 1, "sparkplug": 1}
+        task = asyncio.create_task(simulate(
+            park, Scenario(), REAL_TIME, seed=1, endpoints={}, broker=broker.url, sent=tmp_path / "sent.csv",
+            truth=tmp_path / "truth.csv", faults=tmp_path / "faults.csv", stop=stop, armed=asyncio.Event(),
+            on_state=lambda name, data: said.append((name, data))))
+        await until_stored(postgres_dsn, 10)
+        stop.set()
+        await task
+    sent = [line for line in (tmp_path / "sent.csv").read_text("utf-8").splitlines() if line.startswith("A0")]
+    kept = [row for row in stored(postgres_dsn, "A0") if row[2] == 0]
+    assert len(kept) == len(sent)
+    assert dict(said)["serving"] == {"opcua": 0, "mqtt": 1, "sparkplug": 1, "endpoints": {}}
+
+
+async def test_sparkplug_meters_need_a_broker():
+    with pytest.raises(InputError, match="Sparkplug meters, but no broker is given"):
+        await collect(PARK, "host=/nowhere", REAL_TIME, stop=asyncio.Event())
+
+
+async def test_an_interval_finer_than_sparkplugs_times_is_refused():
+    park = park_of(spark("FT", "flow") | {"interval_s": 0.0005})
+    with pytest.raises(InputError, match="whole milliseconds"):
+        SparkplugNodes("mqtt://127.0.0.1:1", park, "nodes")
+    assert INTERVAL_S * 1000 == 100
