@@ -158,7 +158,6 @@ def colored(color: str) -> tuple[str, object]:
     return ("color", {"mode": "fixed", "fixedColor": color})
 
 
-LINE = (("custom.lineWidth", 2), ("custom.fillOpacity", 0))
 LIMIT = (
     ("custom.lineStyle", {"fill": "dash", "dash": [6, 6]}),
     ("custom.lineWidth", 1),

@@ -46,7 +46,6 @@ Given = npt.ArrayLike
 
 TRIPLE_TEMPERATURE = 273.16  # [K]  IAPWS R7-97(2012), section 1
 TRIPLE_PRESSURE = 611.657  # [Pa] the same
-CRITICAL_TEMPERATURE = 647.096  # [K]  the same
 HIGHEST_PRESSURE = 100e6            # [Pa] the same, section 4
 ZERO_CELSIUS = 273.15  # [K] and the lowest temperature that IF97 knows
 

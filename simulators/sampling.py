@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from park.errors import InputError
 from park.model import Meter, Park
+from park.quality import BAD_STATUS, GOOD_STATUS
 from park.units import conversion
 from simulators.faults import FaultSchedule
 from simulators.instruments import COUNTERS, Floats, Indices, Instruments, Readings, Tick
@@ -24,7 +25,7 @@ from simulators.scenario import Scenario
 from simulators.state import State
 from simulators.truth import Truth
 
-GOOD, BAD = np.uint32(0), np.uint32(0x80000000)          # OPC UA Part 4, 7.39: severity in the top two bits
+GOOD, BAD = np.uint32(GOOD_STATUS), np.uint32(BAD_STATUS)
 
 
 class Sampler:

@@ -28,7 +28,6 @@ TICKS_A_US = 10                             # a FILETIME counts 100 ns
 _RESPONSE = struct.pack("<BBH", 1, 0, ua.ObjectIds.PublishResponse_Encoding_DefaultBinary)
 _DATA_CHANGE = struct.pack("<BBHB", 1, 0, ua.ObjectIds.DataChangeNotification_Encoding_DefaultBinary, 1)
 _PLAIN_HEADER = bytes([0]) + b"\xff\xff\xff\xff" + bytes(3)     # no diagnostics, no strings, no additional header
-_EMPTY_STRINGS = bytes(8)                                       # the same with a list of no strings
 
 _HEADER = struct.Struct("<qII")             # time, request handle, service result
 _UINT = struct.Struct("<I")
