@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import scipy.linalg as la
@@ -201,6 +202,11 @@ class DenseProjection:
         """Return columns of the covariance of the reconciled values, shape (n_streams, k), for (k,) streams."""
         columns: Floats = self.covariance_root @ self.covariance_root[streams].T
         return columns
+
+    @cached_property
+    def kept(self) -> dict[Any, Any]:
+        """What others have derived from this pattern and keep with it."""
+        return {}
 
     @cached_property
     def open_nodes(self) -> Bools:

@@ -6,8 +6,10 @@ and their threshold (hypotheses.py), what shows only over many windows (sequenti
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,15 +23,20 @@ from processing.balance.inputs import Bools, Floats, Ints, Matrix
 from processing.balance.network import Network, reconcile
 from processing.balance.result import Part, Result
 
+TOGETHER = 64
+"""Windows tested at a time: their statistics stay in the cache."""
 
-@dataclass(frozen=True, eq=False)
+ALIKE = 4
+"""From this many alarmed windows on it is worth looking for those with the same single error."""
+
+
 class Found:
     """Suspects and what follows from taking them out.
 
     Shapes: "as measured" is (n_streams,) for one window or (n_windows, n_streams); "by node" (n_nodes,) or
     (n_windows, n_nodes); "per window" a number or (n_windows,). Values are in the unit of their stream or node.
 
-    Parameters
+    Attributes
     ----------
     suspects
         bool, as measured: meters that a bias was found in, with everything that the balances cannot tell from it.
@@ -41,41 +48,72 @@ class Found:
         as measured: measured minus true, as if this member of its group were the one; 0 where none.
     leak_size, leak_std
         by node: what is lost, positive; 0 where none.
-    classes
-        Groups of ("stream", j) and ("node", i) that the balances cannot tell apart, with all meters that the first
-        window has; `classes_of` gives another window's.
     reconciled
         as measured: after compensation; NaN where unobservable.
     statistic
         per window: the largest |z| of any hypothesis, before compensation.
     threshold
         per window: what it must exceed for an alarm.
-    bias_test, leak_test
-        as measured, by node: |z| of each hypothesis before compensation; NaN where it cannot show.
+    uncompensated
+        The result that was searched.
     """
 
-    suspects: Bools
-    leaks: Bools
-    compensated: Bools
-    bias: Floats
-    bias_std: Floats
-    leak_size: Floats
-    leak_std: Floats
-    classes: list[list[tuple[str, int]]]
-    reconciled: Floats
-    statistic: Any
-    threshold: Any
-    bias_test: Floats
-    leak_test: Floats
-    uncompensated: Result = field(repr=False)
-    tested: list[tuple[Hypotheses, Ints]] = field(repr=False)
+    def __init__(self, table: _Table) -> None:
+        self._table = table
+        self._single = table.result.measured.ndim == 1
+        self.suspects: Bools = self._out(table.suspects)
+        self.leaks: Bools = self._out(table.leaks)
+        self.compensated: Bools = self._out(table.compensated)
+        self.bias: Floats = self._out(table.size[0])
+        self.bias_std: Floats = self._out(table.spread[0])
+        self.leak_size: Floats = self._out(table.size[1])
+        self.leak_std: Floats = self._out(table.spread[1])
+        self.reconciled: Floats = self._out(table.reconciled)
+        self.statistic: Any = float(table.statistic[0]) if self._single else table.statistic
+        self.threshold: Any = float(table.threshold[0]) if self._single else table.threshold
+        self.uncompensated = table.result
+
+    @cached_property
+    def classes(self) -> list[list[tuple[str, int]]]:
+        """Groups of ("stream", j) and ("node", i) that the balances cannot tell apart with the first window's meters.
+
+        `classes_of` gives another window's.
+        """
+        return self.classes_of(0) if self._table.tested else []
 
     def classes_of(self, window: int) -> list[list[tuple[str, int]]]:
         """Return the groups that the balances cannot tell apart with the meters of one window."""
-        for hypotheses, windows in self.tested:
-            if window in windows:
+        for hypotheses, part in self._table.tested:
+            if window in part.windows:
                 return hypotheses.classes()
         raise IndexError(f"no window {window}")
+
+    @cached_property
+    def bias_test(self) -> Floats:
+        """|z| of the bias of each meter before compensation, as measured; NaN where it cannot show."""
+        tests: Floats = self._out(self._tests[0])
+        return tests
+
+    @cached_property
+    def leak_test(self) -> Floats:
+        """|z| of the leak of each node before compensation, by node; NaN where it cannot show."""
+        tests: Floats = self._out(self._tests[1])
+        return tests
+
+    @cached_property
+    def _tests(self) -> tuple[Floats, Floats]:
+        """|z| of all hypotheses, by stream and by node."""
+        tests = np.full(self._table.suspects.shape, np.nan), np.full(self._table.leaks.shape, np.nan)
+        for errors, part in self._table.tested:
+            if errors.count:
+                z = abs(errors.scores(self._table.result.residual(part))) / np.sqrt(errors.information)
+                tests[0][np.ix_(part.windows, errors.streams)] = z[:, : len(errors.streams)]
+                tests[1][np.ix_(part.windows, errors.nodes)] = z[:, len(errors.streams) :]
+        return tests
+
+    def _out(self, values: npt.NDArray[Any]) -> Any:
+        """Return values by window in the shape of what was given."""
+        return values[0] if self._single else values
 
 
 @dataclass(frozen=True)
@@ -234,7 +272,7 @@ def find_gross_errors(
     table = _Table(result)
     for part in result.parts:
         table.search(part, rules)
-    return table.found()
+    return Found(table)
 
 
 def _rules(
@@ -261,37 +299,56 @@ class _Table:
 
     def __init__(self, result: Result) -> None:
         self.result = result
-        self.single = result.measured.ndim == 1
         n_windows = result.n_windows
         by_stream, by_node = (n_windows, result.measured.shape[-1]), (n_windows, result.n_nodes)
         self.suspects, self.leaks = np.zeros(by_stream, dtype=bool), np.zeros(by_node, dtype=bool)
         self.compensated = np.zeros(by_stream, dtype=bool)
         self.size = (np.zeros(by_stream), np.zeros(by_node))
         self.spread = (np.zeros(by_stream), np.zeros(by_node))
-        self.test = (np.full(by_stream, np.nan), np.full(by_node, np.nan))
         self.reconciled = np.array(result.reconciled.reshape(by_stream))
         self.statistic, self.threshold = np.zeros(n_windows), np.full(n_windows, np.inf)
-        self.tested: list[tuple[Hypotheses, Ints]] = []
+        self.tested: list[tuple[Hypotheses, Part]] = []
 
     def search(self, part: Part, rules: Rules) -> None:
-        """Search the windows of one pattern."""
+        """Search the windows of one pattern, some at a time."""
         errors = hypotheses_of(part.projection, rules.kinds, rules.never_suspect)
-        self.tested.append((errors, part.windows))
+        self.tested.append((errors, part))
         if errors.count:
-            scores = errors.scores(self.result.residual(part))
-            magnitude = abs(scores) / np.sqrt(errors.information)
-            biases = len(errors.streams)
-            self.test[0][np.ix_(part.windows, errors.streams)] = magnitude[:, :biases]
-            self.test[1][np.ix_(part.windows, errors.nodes)] = magnitude[:, biases:]
-            self.statistic[part.windows] = magnitude.max(axis=1)
-            self.threshold[part.windows] = limit = (
-                errors.threshold(rules.alpha) if rules.threshold is None else rules.threshold
-            )
-            search = _Search(errors, rules, limit)
-            for k in np.flatnonzero(magnitude.max(axis=1) > limit):
-                self._write(int(part.windows[k]), search.run(scores[k], self.reconciled[part.windows[k]]), errors)
+            search = _Search(errors, rules)
+            self.threshold[part.windows] = search.limit
+            for first in range(0, len(part.windows), TOGETHER):
+                some = Part(part.projection, part.windows[first : first + TOGETHER])
+                self._search_some(search, some)
         if rules.bounds is not None:
             self._keep_inside(part, rules.bounds)
+
+    def _search_some(self, search: _Search, part: Part) -> None:
+        """Test some windows, and take errors out of those that alarm."""
+        scores = search.errors.scores(self.result.residual(part))
+        magnitude = scores * search.per_std
+        largest = np.maximum(magnitude.max(axis=1), -magnitude.min(axis=1))
+        self.statistic[part.windows] = largest
+        alarmed = np.flatnonzero(largest > search.limit)
+        for k in self._search_alike(search, alarmed, scores, part.windows):
+            window = int(part.windows[k])
+            self._write(window, search.run(scores[k], self.reconciled[window]), search)
+
+    def _search_alike(self, search: _Search, alarmed: Ints, scores: Floats, windows: Ints) -> Ints:
+        """Deal together with windows whose one error is the same, as a bias that lasts is; return those left over."""
+        if search.bounds is not None or len(alarmed) < ALIKE:
+            return alarmed
+        first = abs(scores[alarmed] * (search.per_std * search.leads)).argmax(axis=1)
+        left = []
+        for h in np.unique(first).tolist():
+            some = alarmed[first == h]
+            steps, more = search.first_step(h, scores[some])
+            left.append(some[more])
+            alone, step = windows[some[~more]], steps[~more]
+            direction = search.direction(h)
+            self.reconciled[alone] += step[:, None] * direction.relief
+            length = direction.response[h]
+            self._enter(alone, h, step / length, 1.0 / length, search)
+        return np.sort(np.concatenate(left)) if left else alarmed
 
     def _keep_inside(self, part: Part, bounds: tuple[Floats, Floats]) -> None:
         """Hold windows in which no error was taken out to the bounds."""
@@ -300,45 +357,23 @@ class _Table:
             if ((x < bounds[0]) | (x > bounds[1])).any() and not (self.suspects[k].any() or self.leaks[k].any()):
                 self.reconciled[k] = move_inside(x, bounds, part.projection.covariance_of, int(k))
 
-    def _write(self, window: int, taken: _Taken, errors: Hypotheses) -> None:
+    def _write(self, window: int, taken: _Taken, search: _Search) -> None:
         """Enter what was taken out of one window, for every member of each group."""
         self.reconciled[window] = taken.reconciled
-        scale = np.sqrt(errors.information)
         for chosen, size, spread in zip(taken.errors, taken.sizes, taken.spreads, strict=True):
-            if chosen < len(errors.streams):
-                self.compensated[window, errors.streams[chosen]] = True
-            response = errors.response(chosen)
-            for h in np.flatnonzero(errors.group == errors.group[chosen]):
-                kind, at = (
-                    (0, errors.streams[h]) if h < len(errors.streams) else (1, errors.nodes[h - len(errors.streams)])
-                )
-                (self.suspects, self.leaks)[kind][window, at] = True
-                self.size[kind][window, at] = size * np.sign(response[h]) * scale[chosen] / scale[h]
-                self.spread[kind][window, at] = spread * scale[chosen] / scale[h]
+            self._enter(window, chosen, size, spread, search)
 
-    def found(self) -> Found:
-        """Return the filled table in the shape of what was given."""
-
-        def out(values: npt.NDArray[Any]) -> Any:
-            return values[0] if self.single else values
-
-        return Found(
-            suspects=out(self.suspects),
-            leaks=out(self.leaks),
-            compensated=out(self.compensated),
-            bias=out(self.size[0]),
-            bias_std=out(self.spread[0]),
-            leak_size=out(self.size[1]),
-            leak_std=out(self.spread[1]),
-            classes=self.tested[0][0].classes() if self.tested else [],
-            reconciled=out(self.reconciled),
-            statistic=float(self.statistic[0]) if self.single else self.statistic,
-            threshold=float(self.threshold[0]) if self.single else self.threshold,
-            bias_test=out(self.test[0]),
-            leak_test=out(self.test[1]),
-            uncompensated=self.result,
-            tested=self.tested,
-        )
+    def _enter(self, windows: Any, chosen: int, size: Any, spread: Any, search: _Search) -> None:
+        """Enter one error of one window or several, for every member of its group."""
+        errors = search.errors
+        biases = len(errors.streams)
+        if chosen < biases:
+            self.compensated[windows, errors.streams[chosen]] = True
+        for h, share in search.members(chosen):
+            kind, at = (0, errors.streams[h]) if h < biases else (1, errors.nodes[h - biases])
+            (self.suspects, self.leaks)[kind][windows, at] = True
+            self.size[kind][windows, at] = size * share
+            self.spread[kind][windows, at] = spread * abs(share)
 
 
 @dataclass(frozen=True, eq=False)
@@ -351,76 +386,132 @@ class _Taken:
     reconciled: Floats
 
 
-class _Search:
-    """Serial compensation for windows of one pattern; responses of the hypotheses are kept between windows."""
+@dataclass(frozen=True, eq=False)
+class _Direction:
+    """One error's direction, orthogonal to those taken before.
 
-    def __init__(self, errors: Hypotheses, rules: Rules, limit: float) -> None:
+    Parameters
+    ----------
+    response
+        What it adds to each score, shape (n_hypotheses,).
+    leading
+        The same, zero but for the leaders of groups.
+    spends
+        What it takes of each hypothesis' information.
+    relief
+        What taking it out adds to the reconciled values, shape (n_streams,).
+    """
+
+    response: Floats
+    leading: Floats
+    spends: Floats
+    relief: Floats
+
+
+class _Search:
+    """Serial compensation for windows of one pattern; what belongs to a hypothesis is kept between windows."""
+
+    def __init__(self, errors: Hypotheses, rules: Rules) -> None:
         self.errors = errors
-        self.limit = limit
+        self.limit = errors.threshold(rules.alpha) if rules.threshold is None else rules.threshold
         self.bounds = rules.bounds
         self.most = min(errors.projection.degrees_of_freedom, rules.at_most or errors.count)
-        self.leads = np.zeros(errors.count, dtype=bool)
-        self.leads[errors.leaders] = True
+        self.per_std = 1.0 / np.sqrt(errors.information)
+        # zero where another of its group stands for it: it never comes out as a candidate
+        self.leads = np.zeros(errors.count)
+        self.leads[errors.leaders] = 1.0
+        self.spent = SPENT * errors.information
         self.range = self._range()
-        self._response: dict[int, Floats] = {}
-        self._relief: dict[int, Floats] = {}
+        self._raw: dict[int, tuple[Floats, Floats]] = {}
+        self._first: dict[int, _Direction] = {}
+        self._members: dict[int, list[tuple[int, float]]] = {}
 
     def run(self, scores: Floats, reconciled: Floats) -> _Taken:
-        """Take errors out of one window until none is above the limit.
-
-        `basis` holds, for each error taken, its response made orthogonal to those before (Gram-Schmidt in the metric
-        of L); `part` how much of it the window shows, `relief` what taking one unit of it changes.
-        """
-        information, score, x = self.errors.information.copy(), scores.copy(), reconciled
+        """Take errors out of one window until none is above the limit."""
+        information, score, x = self.errors.information, scores * self.leads, reconciled
         taken: list[int] = []
-        basis: list[Floats] = []
+        basis: list[_Direction] = []
         parts: list[float] = []
-        reliefs: list[Floats] = []
         while len(taken) < self.most:
             for h in self._candidates(score, information, taken):
-                direction, relief = self._orthogonal(h, basis, reliefs)
-                step = score[h] / np.sqrt(information[h])
-                if self._inside(x + step * relief):
+                direction = self._orthogonal(h, basis)
+                step = score[h] / math.sqrt(information[h])
+                if self._inside(x, step, direction.relief):
                     break
             else:
                 break
             taken.append(h)
             basis.append(direction)
             parts.append(step)
-            reliefs.append(relief)
-            x, score = x + step * relief, score - step * direction
-            information = information - direction**2
-        triangle = np.array([[row[h] for h in taken] for row in basis]).reshape(len(taken), len(taken))
-        inverse = np.linalg.inv(np.triu(triangle))
-        return _Taken(taken, inverse @ np.array(parts), np.sqrt((inverse**2).sum(axis=1)), x)
+            x, score = x + step * direction.relief, score - step * direction.leading
+            information = information - direction.spends
+        triangle = np.array([[direction.response[h] for h in taken] for direction in basis])
+        sizes, spreads = _sizes(triangle, np.array(parts))
+        return _Taken(taken, sizes, spreads, x)
+
+    def direction(self, h: int) -> _Direction:
+        """Return the direction of h with no error taken before."""
+        return self._orthogonal(h, [])
+
+    def first_step(self, h: int, scores: Floats) -> tuple[Floats, Bools]:
+        """Return how much of h windows show, and whether more is above the limit once it is taken out.
+
+        scores has shape (n_windows, n_hypotheses), both answers (n_windows,).
+        """
+        direction, information = self.direction(h), self.errors.information
+        steps: Floats = scores[:, h] / math.sqrt(information[h])
+        left = information - direction.spends
+        bar = np.where((left > self.spent) & (self.leads > 0), self.limit**2 * left, np.inf)
+        bar[h] = np.inf
+        rest = scores - steps[:, None] * direction.response
+        more = np.asarray((rest * rest > bar).any(axis=1), dtype=np.bool_)
+        return steps, more if self.most > 1 else np.zeros_like(more)
+
+    def members(self, chosen: int) -> list[tuple[int, float]]:
+        """Return the hypotheses of one group, each with its size where that of `chosen` is one."""
+        if chosen not in self._members:
+            errors = self.errors
+            group = np.flatnonzero(errors.group == errors.group[chosen])
+            share = np.sign(self.direction(chosen).response[group]) * self.per_std[group] / self.per_std[chosen]
+            self._members[chosen] = list(zip(group.tolist(), share.tolist(), strict=True))
+        return self._members[chosen]
 
     def _candidates(self, score: Floats, information: Floats, taken: list[int]) -> list[int]:
-        """Hypotheses above the limit, the likeliest first."""
-        live = self.leads & (information > SPENT * self.errors.information)
-        live[taken] = False
-        z = np.where(live, abs(score), 0.0) / np.sqrt(np.where(live, information, 1.0))
-        above = np.flatnonzero(z > self.limit)
-        rank = 0.5 * z[above] ** 2
+        """Return the hypotheses above the limit, the likeliest first."""
+        above = np.flatnonzero(score * score > self.limit**2 * information)
+        above = above[information[above] > self.spent[above]]
+        above = above[[h not in taken for h in above]] if taken else above
+        rank = 0.5 * score[above] ** 2 / information[above]
         if self.range is not None:
             rank -= np.log(np.sqrt(information[above]) * self.range[above])
         order: list[int] = above[np.argsort(-rank, kind="stable")].tolist()
         return order
 
-    def _orthogonal(self, h: int, basis: list[Floats], reliefs: list[Floats]) -> tuple[Floats, Floats]:
-        """Return the response and the relief of h, less what the errors taken before account for, to unit length."""
-        if h not in self._response:
-            self._response[h] = self.errors.response(h)
-            self._relief[h] = self.errors.relief(h)
-        direction, relief = self._response[h], self._relief[h]
-        for row, before in zip(basis, reliefs, strict=True):
-            relief = relief - row[h] * before
-            direction = direction - row[h] * row
-        length = np.sqrt(direction[h])
-        return direction / length, relief / length
+    def _orthogonal(self, h: int, basis: list[_Direction]) -> _Direction:
+        """Return the direction of h less what the errors taken before account for (Gram-Schmidt in the metric of L)."""
+        if h not in self._raw:
+            self._raw[h] = self.errors.response(h), self.errors.relief(h)
+            self._first[h] = self._unit(h, *self._raw[h])
+        if not basis:
+            return self._first[h]
+        response, relief = self._raw[h]
+        for before in basis:
+            share = before.response[h]
+            relief = relief - share * before.relief
+            response = response - share * before.response
+        return self._unit(h, response, relief)
 
-    def _inside(self, x: Floats) -> bool:
-        """Whether reconciled values keep the bounds."""
-        return self.bounds is None or not ((x < self.bounds[0]) | (x > self.bounds[1])).any()
+    def _unit(self, h: int, response: Floats, relief: Floats) -> _Direction:
+        """Return the direction scaled so that the window shows it with std one."""
+        unit = response / math.sqrt(response[h])
+        return _Direction(unit, unit * self.leads, unit**2, relief / math.sqrt(response[h]))
+
+    def _inside(self, x: Floats, step: float, relief: Floats) -> bool:
+        """Whether reconciled values keep the bounds after one more step."""
+        if self.bounds is None:
+            return True
+        moved = x + step * relief
+        return not ((moved < self.bounds[0]) | (moved > self.bounds[1])).any()
 
     def _range(self) -> Floats | None:
         """How far apart each hypothesis' bounds are, shape (n_hypotheses,); None unless all are known."""
@@ -428,3 +519,11 @@ class _Search:
             return None
         width = (self.bounds[1] - self.bounds[0])[self.errors.streams]
         return width if (np.isfinite(width) & (width > 0)).all() else None
+
+
+def _sizes(triangle: Floats, parts: Floats) -> tuple[Floats, Floats]:
+    """Return the sizes of errors and their std from their orthogonal parts: rows of `triangle` are the basis."""
+    if len(parts) == 1:
+        return parts / triangle[0], 1.0 / triangle[0]
+    inverse = np.linalg.inv(np.triu(triangle.reshape(len(parts), len(parts))))
+    return inverse @ parts, np.sqrt((inverse**2).sum(axis=1))

@@ -25,8 +25,14 @@ KINDS = ("bias", "leak")
 SPENT = 1e-9
 """What is left of a signature after others were taken out, as a share; below it nothing is left but rounding."""
 
-DRAWS = 4000
-"""Windows simulated for a threshold: the alarm rate comes out within about 1 % of itself (see `threshold`)."""
+DRAWS = (500, 4000)
+"""Fewest and most windows simulated for a threshold: the alarm rate comes out within about 1 % of itself."""
+
+DRAWN_VALUES = 500_000
+"""Statistics simulated for a threshold, about; large networks have few correlated pairs and need fewer windows."""
+
+RATE_CLOSE = 1e-3
+"""The simulated alarm rate is met to this share of itself."""
 
 SEED = 20250101
 """Seed of the simulated windows: the same network has the same threshold everywhere."""
@@ -118,7 +124,7 @@ class Hypotheses:
             members.setdefault(group, []).append(hypothesis)
         return [[self.name(h) for h in group] for group in members.values() if len(group) > 1]
 
-    def threshold(self, alpha: float, draws: int = DRAWS) -> float:
+    def threshold(self, alpha: float, draws: int = 0) -> float:
         """Return c with P(max_h |z_h| > c) = alpha in a window without errors.
 
         Notes
@@ -126,34 +132,52 @@ class Hypotheses:
         The z_h are correlated; treating them as independent (Sidak) promises fewer alarms than asked and finds less.
         P(union) = sum_h P(|z_h| > c) E[1 / N | |z_h| > c], N the number of hypotheses above c: one draw a hypothesis
         in turn, moved along its own signature to where |z_h| > c (Naiman & Priebe 2001). Every draw counts, so that
-        a few thousand give what plain simulation needs a million for.
+        a few thousand give what plain simulation needs a million for. `draws` 0: as many as `draws_for` says.
         """
+        if (alpha, draws) not in self._thresholds:
+            self._thresholds[alpha, draws] = self._simulate(alpha, draws or draws_for(len(self.leaders)))
+        return self._thresholds[alpha, draws]
+
+    def _simulate(self, alpha: float, draws: int) -> float:
+        """Solve P(union) = alpha for c with `draws` windows."""
         from scipy.special import ndtr, ndtri
 
         q = len(self.leaders)
         if q == 0 or alpha <= 0.0:
             return float("inf")
-        scale = np.sqrt(self.information[self.leaders])
         rng = np.random.default_rng(SEED)
-        which = np.arange(draws) % q
-        share = rng.random(draws)
-        sign = rng.choice((-1.0, 1.0), draws)
+        at, which = np.arange(draws), np.arange(draws) % q
+        share, sign = rng.random(draws), rng.choice((-1.0, 1.0), draws)
+        scale = np.sqrt(self.information[self.leaders])
         start = self.scores(self.projection.draw_residuals(rng, draws))[:, self.leaders] / scale
-        along = np.stack([self.response(int(h))[self.leaders] for h in self.leaders[: min(q, draws)]])
+        along = self._responses(self.leaders[: min(q, draws)])[:, self.leaders]
         along /= scale * scale[: len(along), None]
-        at = np.arange(draws)
+        # what does not change with c: each draw less its part along its own hypothesis
+        along = along[which].astype(np.float32)
+        start = (start - start[at, which][:, None] * along).astype(np.float32)
 
         def alarms(c: float) -> float:
-            goal = sign * -ndtri(share * ndtr(-c))
-            above = abs(start + (goal - start[at, which])[:, None] * along[which]) > c
+            goal = (sign * -ndtri(share * ndtr(-c))).astype(np.float32)
+            above = abs(start + goal[:, None] * along) > c
             above[at, which] = True
             return float(2.0 * ndtr(-c) * q * (1.0 / above.sum(axis=1)).mean())
 
         return _falling_root(lambda c: np.log(alarms(c) / alpha), -ndtri(alpha / 2), -ndtri(alpha / (2 * q)) + 1e-6)
 
+    def _responses(self, chosen: Ints) -> Floats:
+        """Return a_g' L a_h for some h and all g, shape (k, n_hypotheses)."""
+        return self.scores(np.stack([self.imbalance_of(int(h)) for h in chosen]))
+
+    @cached_property
+    def _thresholds(self) -> dict[tuple[float, int], float]:
+        """Thresholds simulated so far."""
+        return {}
+
     def _over_hypotheses(self, multipliers: Floats) -> Floats:
         """Return a_h' multipliers, shape (n_windows, n_hypotheses)."""
-        biases = self.projection.over_streams(multipliers)[:, self.streams]
+        biases = self.projection.over_streams(multipliers)
+        if len(self.streams) < biases.shape[1]:
+            biases = biases[:, self.streams]
         return np.concatenate([biases, multipliers[:, self.nodes]], axis=1) if len(self.nodes) else biases
 
     @cached_property
@@ -163,7 +187,16 @@ class Hypotheses:
 
 
 def hypotheses_of(projection: Projection, kinds: Sequence[str], never_suspect: Bools | None) -> Hypotheses:
-    """List what can be wrong, of "bias" and "leak", and would show."""
+    """List what can be wrong, of "bias" and "leak", and would show; kept with the pattern, thresholds included."""
+    key = ("hypotheses", tuple(kinds), None if never_suspect is None else never_suspect.tobytes())
+    if key not in projection.kept:
+        projection.kept[key] = _list_hypotheses(projection, kinds, never_suspect)
+    found: Hypotheses = projection.kept[key]
+    return found
+
+
+def _list_hypotheses(projection: Projection, kinds: Sequence[str], never_suspect: Bools | None) -> Hypotheses:
+    """List the hypotheses of one pattern."""
     streams, nodes = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     if "bias" in kinds:
         may = projection.redundant & (np.nan_to_num(projection.prior_variance) > 0.0)
@@ -173,11 +206,24 @@ def hypotheses_of(projection: Projection, kinds: Sequence[str], never_suspect: B
     return Hypotheses(projection, streams, nodes)
 
 
+def draws_for(groups: int) -> int:
+    """Return how many windows to simulate for so many groups of hypotheses."""
+    return int(np.clip(DRAWN_VALUES // max(groups, 1), *DRAWS))
+
+
 def _falling_root(function: Callable[[float], float], low: float, high: float) -> float:
-    """Return where a falling function crosses zero, by bisection: the simulated rate has small steps."""
+    """Return where a falling function crosses zero: regula falsi in the square, in which log tails are straight."""
+    at_low, at_high = function(low), function(high)
+    if at_low <= 0.0 or at_high >= 0.0:
+        return low if at_low <= 0.0 else high
     for _ in range(40):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if function(middle) > 0.0 else (low, middle)
-        if high - low < 1e-4:
-            break
+        share = at_low / (at_low - at_high)
+        middle = float(np.sqrt(low**2 + np.clip(share, 0.02, 0.98) * (high**2 - low**2)))
+        value = function(middle)
+        if abs(value) < RATE_CLOSE or high - low < 1e-4:
+            return middle
+        if value > 0.0:
+            low, at_low = middle, value
+        else:
+            high, at_high = middle, value
     return 0.5 * (low + high)

@@ -244,8 +244,9 @@ class _Search:
         return False
 
     def _closed(self, state: _State) -> bool:
-        """Whether every constraint is met to rounding or to the tolerance of its terms."""
-        return bool((abs(state.residual) <= self.tolerance * state.size + np.finfo(float).tiny).all())
+        """Whether every constraint is met to the tolerance of its terms, or of what one std in each makes of it."""
+        terms = state.size + abs(state.jacobian) @ self.scale
+        return bool((abs(state.residual) <= self.tolerance * terms + np.finfo(float).tiny).all())
 
     def _within_bounds(self, target: Floats, projection: DenseProjection) -> Floats:
         """Return the solution of the linearised problem within the bounds."""

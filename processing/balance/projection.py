@@ -55,6 +55,11 @@ class Projection(Protocol):
         ...
 
     @property
+    def kept(self) -> dict[Any, Any]:
+        """What others have derived from this pattern and keep with it."""
+        ...
+
+    @property
     def std(self) -> Floats:
         """Std of the reconciled values, shape (n_streams,); NaN where unobservable."""
         ...

@@ -107,7 +107,7 @@ def gauss_newton(
     z, given and scale have shape (n_variables, n_windows); given is NaN where unmeasured, scale the std there the size
     of a step. rhs has shape (n_rows, n_windows), place (n_variables + n_rows,) the position of each unknown in the
     order of elimination. limits holds tolerance and most iterations; report (3, n_windows) gets whether a window
-    converged, its iterations, and its largest open constraint as a share of its terms.
+    converged, its iterations, and its largest open constraint as a share of its terms and of what one std makes of it.
     """
     n, width = z.shape
     m = rhs.shape[0]
@@ -204,8 +204,7 @@ def gauss_newton(
                 moved = max(moved, abs(step[v, b]))
             left = 0.0
             for r in range(m):
-                if size[r, b] > 0.0:
-                    left = max(left, abs(residual[r, b]) / size[r, b])
+                left = max(left, abs(residual[r, b]) / (size[r, b] + 1.0 / row_scale[r, b]))
             report[2, b] = left
             if moved <= tolerance and left <= tolerance:
                 report[0, b], report[1, b] = 1.0, iteration + 1.0

@@ -452,6 +452,11 @@ class SparseProjection:
         return np.where(self.measured, np.sqrt(np.maximum(variance, 0.0)), np.nan)
 
     @cached_property
+    def kept(self) -> dict[Any, Any]:
+        """What others have derived from this pattern and keep with it."""
+        return {}
+
+    @cached_property
     def open_nodes(self) -> Bools:
         """Nodes with an unmeasured stream: their raw imbalance is unknown; bool, shape (n_nodes,)."""
         unknown = np.zeros(self.n_nodes, dtype=bool)

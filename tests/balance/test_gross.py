@@ -213,6 +213,22 @@ def test_exact_and_nonredundant_meters_are_not_suspected():
     assert not nothing.suspects.any()
 
 
+def test_windows_with_one_lasting_error_are_each_window_alone():
+    """Together they are dealt with as one; a second error in some of them is found all the same."""
+    case = NETWORKS["P14"]
+    _, windows = noisy(case, np.random.default_rng(6), 40)
+    windows[5:, 8] *= 1.3
+    windows[20:26, 17] *= 1.5
+    for options in ({}, {"at_most": 1}, {"hypotheses": ("bias",)}):
+        together = identify_gross_errors(case["incidence"], windows, case["std"], **options)
+        for k in range(40):
+            alone = identify_gross_errors(case["incidence"], windows[k], case["std"], **options)
+            for name in ("suspects", "leaks", "compensated"):
+                np.testing.assert_array_equal(getattr(together, name)[k], getattr(alone, name))
+            for name in ("bias", "bias_std", "leak_size", "leak_std", "reconciled", "statistic"):
+                np.testing.assert_allclose(getattr(together, name)[k], getattr(alone, name), rtol=1e-9, atol=1e-9)
+
+
 def test_windows_with_silent_meters_have_their_own_hypotheses():
     case = NETWORKS["P15"]
     _, windows = noisy(case, np.random.default_rng(4), 30)
