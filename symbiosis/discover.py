@@ -1,0 +1,99 @@
+"""The command `symbiosis discover`: what a server or broker offers, as rows for meters.csv.
+
+How it is found is in `collector.opcua.browse` and `collector.mqtt.listen`, what the rows are in `collector.discovery`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from typing import TYPE_CHECKING
+
+from park.errors import InputError
+
+if TYPE_CHECKING:
+    from collector.discovery import Offer
+
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+DONE, FAILED = 0, 1
+DEPTH, SECONDS = 8, 10.0        # held against the collector's by a test: --help imports nothing heavy
+_EXAMPLE = """examples:
+  symbiosis discover opc.tcp://plc.plant:4840 --filter FT > meters.csv
+  symbiosis discover opc.tcp://plc.plant:4840 --depth 4 --filter 'Power/*/FT1??'
+  symbiosis discover mqtt://broker.plant:1883 --seconds 60 --topic 'plant/#' > meters.csv
+"""
+
+
+def add_command(commands: Subparsers) -> None:
+    """Add `symbiosis discover`."""
+    command = commands.add_parser(
+        "discover",
+        help="lists the tags of an OPC UA server or an MQTT broker as rows for meters.csv",
+        description="Lists the tags of an OPC UA server or an MQTT broker as rows for meters.csv. What a server cannot "
+        "know is left empty, and named on stderr.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("url", metavar="URL", help="opc.tcp://host:port or mqtt://[user:password@]host[:port]")
+    command.add_argument("--filter", default="", metavar="TEXT",
+                         help="only what has this in its path or topic; with * or ? the whole of it must fit")
+    command.add_argument("--depth", type=_whole, default=DEPTH, metavar="N",
+                         help=f"(OPC UA) levels below the Objects folder (default {DEPTH})")
+    command.add_argument("--seconds", type=_seconds, default=SECONDS, metavar="S",
+                         help=f"(MQTT) how long to listen (default {SECONDS:g})")
+    command.add_argument("--topic", action="append", metavar="FILTER",
+                         help="(MQTT) topics to listen to, with + and #; may be given again (default #)")
+    command.set_defaults(work=_discover)
+
+
+def _discover(options: argparse.Namespace) -> int:
+    from collector.discovery import as_csv, left_open
+
+    scheme = options.url.partition("://")[0]
+    if scheme not in ("opc.tcp", "mqtt"):
+        raise InputError("URL must begin with opc.tcp:// or mqtt://")
+    offer, columns = _browse(options) if scheme == "opc.tcp" else _listen(options)
+    for line in [*offer.remarks, f"{len(offer.found)} found", *left_open(offer)]:
+        sys.stderr.write(f"{line}\n")
+    if not offer.found:
+        return FAILED
+    sys.stdout.write(as_csv(offer, columns))
+    return DONE
+
+
+def _browse(options: argparse.Namespace) -> tuple[Offer, tuple[str, ...]]:
+    from collector.opcua.browse import COLUMNS, browse
+    from collector.opcua.client import quiet_library
+
+    quiet_library()
+    return asyncio.run(browse(options.url, depth=options.depth, pattern=options.filter)), COLUMNS
+
+
+def _listen(options: argparse.Namespace) -> tuple[Offer, tuple[str, ...]]:
+    from collector.mqtt.client import broker_of
+    from collector.mqtt.listen import COLUMNS, listen
+    from collector.opcua.browse import fits
+
+    offer = listen(broker_of(options.url, "discover"), seconds=options.seconds, topics=options.topic or ["#"])
+    offer.found = [found for found in offer.found if fits(found.source["mqtt.topic"], options.filter)]
+    return offer, COLUMNS
+
+
+def _whole(text: str) -> int:
+    """Read a whole number above 0."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    """Read seconds above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"must be above 0 and below 1e6, got {text}")
+    return value
