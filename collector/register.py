@@ -74,7 +74,7 @@ class Register:
     @cached_property
     def source(self) -> tuple[str, ...]:
         """Source names by place."""
-        return tuple(_source_of(meter) for meter in self.meters)
+        return tuple(meter.source.name for meter in self.meters)
 
     def to_si(self, place: npt.NDArray[np.int64], value: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Return values in SI.
@@ -97,9 +97,3 @@ class Register:
 def register_of(park: Park) -> Register:
     """Return the register of all meters of the park."""
     return Register(tuple(park.meters))
-
-
-def _source_of(meter: Meter) -> str:
-    if meter.source.opcua is not None:
-        return opcua_source(meter.source.opcua.endpoint)
-    return MQTT if meter.source.mqtt is not None else SPARKPLUG

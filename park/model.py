@@ -240,6 +240,13 @@ class Source(Entry):
     mqtt: MqttSource | None = None
     sparkplug: SparkplugSource | None = None
 
+    @property
+    def name(self) -> str:
+        """What goes away and comes back as one, as the store names it: a server by its endpoint, else the protocol."""
+        if self.opcua is not None:
+            return f"opcua:{self.opcua.endpoint}"
+        return "mqtt" if self.mqtt is not None else "sparkplug"
+
 
 class Counter(Entry):
     """How a counter rolls over, and its smallest step."""

@@ -196,10 +196,7 @@ def _covering_gap(missing: pd.DataFrame, gaps: Sequence[Gap], park: Park) -> npt
 
 def source_of_meters(park: Park) -> dict[str, str]:
     """Return the name of each meter's source, as the collector writes it into gaps."""
-    return {
-        meter.id: f"opcua:{meter.source.opcua.endpoint}" if meter.source.opcua is not None else "mqtt"
-        for meter in park.meters
-    }
+    return {meter.id: meter.source.name for meter in park.meters}
 
 
 def _runs(lost: pd.DataFrame) -> int:

@@ -111,6 +111,4 @@ class SilentMeters:
 
 def source_of(meter: Meter) -> str:
     """Return the source that the collector reads a meter from, as the store names it."""
-    if meter.source.opcua is not None:
-        return f"opcua:{meter.source.opcua.endpoint}"
-    return "mqtt"
+    return meter.source.name

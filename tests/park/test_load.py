@@ -61,6 +61,7 @@ def test_defaults_are_the_contracts():
     assert (second.systematic_share, second.interval_s, second.stale_after_s) == (1, 10, 30)
     assert second.sampling == "periodic"
     assert third.source.sparkplug.device == "belt"
+    assert [m.source.name for m in (first, second, third)] == ["opcua:opc.tcp://127.0.0.1:4840", "mqtt", "sparkplug"]
     assert (tank.source.mqtt.value, tank.source.mqtt.time, tank.source.mqtt.status) == ("$", None, None)
     assert park.tanks == {"power.tank"}
     assert park.stream["S02"].bounds_si == (0, float("inf"))

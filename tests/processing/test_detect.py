@@ -9,7 +9,7 @@ import pytest
 
 from park.model import Park
 from processing.detect.events import Alarm, Closed, Opened
-from processing.detect.meter_silent import Presence, SilentMeters
+from processing.detect.meter_silent import Presence, SilentMeters, source_of
 from processing.detect.meter_stuck import StuckMeters
 from processing.detect.quality_deviation import QualityLimits
 from processing.detect.volume_mismatch import Mismatches
@@ -96,6 +96,17 @@ def test_gap_excuses_and_time_before_the_run_does_not_count(silent):
 def test_meter_that_never_sent_is_silent_once_its_source_has(silent):
     opened, = silent.step(presence([None, 95, 95], 100, alive=50))
     assert opened.subject == "F"
+
+
+def test_each_protocol_is_a_source_of_its_own():
+    """Sparkplug has the connection and the gaps of its own: its meters are not held against those on MQTT."""
+    sparkplug = {"sparkplug": {"group": "g", "edge_node": "e", "metric": "m"}}
+    park = park_of([node("a.n"), node("b.n")], [stream("X", "a.n", "b.n")],
+                   [flow("F", "X", "sender", 1.0, source=sparkplug), flow("G", "X", "receiver", 1.0),
+                    flow("H", "X", "receiver", 1.0, source={"mqtt": {"topic": "h"}})])
+    assert [source_of(m) for m in park.meters] == ["sparkplug", "opcua:opc.tcp://127.0.0.1:4840", "mqtt"]
+    detector = SilentMeters(park, MeterArrays.of(park))
+    assert detector.step(presence([70, 95, 95], 100, patience=30)) == []
 
 
 def test_meter_that_never_goes_stale_is_never_silent():
