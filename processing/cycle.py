@@ -27,6 +27,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -66,6 +67,9 @@ SETTLE_S = 1.0
 
 BACK_OFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 """Waits between attempts to reach a database that is away."""
+
+NEVER = 2**62
+"""After any time [us]."""
 
 RUNS_KEPT = 50
 """Runs whose times are remembered."""
@@ -127,11 +131,12 @@ class _Position:
     closed_us: int | None = None
     first_us: int | None = None          # start of the first window ever
 
+    newest_us: int = BEFORE              # latest source time that has arrived
     pending: tuple[int, ...] = ()        # windows that late readings have touched
 
     def as_json(self) -> dict[str, object]:
         return {"arrival": self.arrival, "closed_us": self.closed_us, "first_us": self.first_us,
-                "pending": list(self.pending)}
+                "newest_us": self.newest_us, "pending": list(self.pending)}
 
 
 @dataclass
@@ -139,8 +144,10 @@ class _Run:
     """What this run has seen: when it began, and from when each meter's source has sent."""
 
     start_us: int
-    since_us: Ints                       # shape (n_meters,), the first source time of the meter's source, or BEFORE
+    began_us: int                        # first source time that came in this run; NEVER before
     last_us: Ints                        # shape (n_meters,), latest source time of each meter
+    since_from_us: int                   # silence counts from the first reading at or after this ...
+    since_us: Ints                       # ... of each meter's source, shape (n_meters,); BEFORE: there is none yet
     pending: dict[int, float] = field(default_factory=dict)     # window to revise -> wall time from which
 
 
@@ -161,15 +168,17 @@ class _Session:
         self._count = 0
 
     def __enter__(self) -> _Session:
-        self._conn = connect(self._dsn, application="symbiosis process")
-        self._listener = ArrivalListener(self._dsn)
-        self._restore()
-        self._conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        with ExitStack() as opened:
+            self._conn = connect(self._dsn, application="symbiosis process")
+            opened.callback(self._conn.close)
+            self._listener = opened.enter_context(ArrivalListener(self._dsn))
+            self._restore()
+            self._conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            self._opened = opened.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._listener.close()
-        self._conn.close()
+        self._opened.close()
 
     def _restore(self) -> None:
         """Take up where the last run stopped."""
@@ -183,14 +192,13 @@ class _Session:
             self._chain.restore(results_store.read_state(self._conn, "detectors") or {})
         self._position = _Position(**kept) if kept else _Position()
         self._runs = [*self._runs[-RUNS_KEPT:], [now, now]]
-        self._run = _Run(
-            now, np.full(n, BEFORE, dtype=np.int64), np.full(n, BEFORE, dtype=np.int64),
-            dict.fromkeys(self._position.pending, 0.0))
+        unknown = np.full(n, BEFORE, dtype=np.int64)
+        self._run = _Run(now, NEVER, unknown, BEFORE, unknown, dict.fromkeys(self._position.pending, 0.0))
         self._readings = Readings.of(n, [], [], [])
         self._loaded_us: int | None = None       # source times before this are in `_readings`, as far as they came
-        self._newest_us = BEFORE
         if self._position.closed_us is not None:
-            self._load(self._position.closed_us - self._reach, self._position.closed_us)
+            with self._conn.transaction():
+                self._load(self._position.closed_us - self._reach, self._position.closed_us)
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
@@ -223,7 +231,7 @@ class _Session:
             arrivals = arrivals_after(self._conn, self._position.arrival)
             if arrivals:
                 self._position.arrival = arrivals[-1].id
-                self._newest_us = max(self._newest_us, *(a.end_us for a in arrivals))
+                self._position.newest_us = max(self._position.newest_us, *(a.end_us for a in arrivals))
                 self._take(arrivals)
             self._load_ahead()
 
@@ -248,7 +256,7 @@ class _Session:
         if window is None:
             return
         start = self._kept_from() if self._loaded_us is None else self._loaded_us
-        end = min(self._newest_us + 1, window + (CHUNK + 1) * self._length)
+        end = min(self._position.newest_us + 1, window + (CHUNK + 1) * self._length)
         if end > start:
             self._load(start, end)
             self._loaded_us = end
@@ -265,12 +273,17 @@ class _Session:
         fresh = Readings.of(len(self._table), batch.meter, batch.source_us, batch.value, qualities_of(batch.status))
         self._readings = self._readings.joined(fresh)
         self._run.last_us = np.maximum(self._run.last_us, fresh.last_time_us())
-        here = fresh.time_us >= self._run.start_us - self._length
-        first = np.full(self._source.max(initial=0) + 1, np.iinfo(np.int64).max)
-        np.minimum.at(first, self._source[fresh.meter[here]], fresh.time_us[here])
-        began = first[self._source]
-        unknown = (self._run.since_us == BEFORE) | (began < self._run.since_us)
-        self._run.since_us = np.where(unknown & (began < np.iinfo(np.int64).max), began, self._run.since_us)
+        recent = fresh.time_us[fresh.time_us >= self._run.start_us - self._length]
+        self._run.began_us = min(self._run.began_us, int(recent.min(initial=NEVER)))
+        self._note_since(fresh)
+
+    def _note_since(self, readings: Readings) -> None:
+        """Note from when on each source has sent."""
+        here = readings.time_us >= self._run.since_from_us
+        first = np.full(self._source.max(initial=0) + 1, NEVER)
+        np.minimum.at(first, self._source[readings.meter[here]], readings.time_us[here])
+        began, since = first[self._source], self._run.since_us
+        self._run.since_us = np.where((began < NEVER) & ((since == BEFORE) | (began < since)), began, since)
 
     def _touch(self, arrival: Arrival) -> None:
         """Note the closed windows that an arrival changes: its own, and those that delays carry it to."""
@@ -278,12 +291,9 @@ class _Session:
         if closed is None or first is None or arrival.start_us >= closed:
             return
         start = max(arrival.start_us // self._length * self._length, first)
-        end = min(arrival.end_us + self._delay_us() + 1, closed)
+        end = min(arrival.end_us + self._chain.estimator.plan.delay_us() + 1, closed)
         for window in range(start, end, self._length):
             self._run.pending.setdefault(window, time.monotonic() + SETTLE_S)
-
-    def _delay_us(self) -> int:
-        return int(self._chain.estimator.plan.slots.shift_us.max(initial=0))
 
     # -- closing --------------------------------------------------------------------------------------------------
 
@@ -312,8 +322,7 @@ class _Session:
     def _is_idle(self, window: int) -> bool:
         """Whether a window lies before anything came in this run, and has nothing in it: then it is no window."""
         end = window + self._length
-        began = self._run.since_us[self._run.since_us > BEFORE]
-        if began.size and end > began.min():
+        if end > self._run.began_us:
             return False
         inside = self._readings.time_us
         return not ((inside >= window) & (inside < end)).any()
@@ -321,10 +330,22 @@ class _Session:
     def _pass_over(self, window: int) -> bool:
         """Go on to the next window with a reading; return whether there is one."""
         later = self._readings.time_us[self._readings.time_us >= window]
-        if not later.size:
+        found = int(later.min()) if later.size else self._beyond_memory()
+        if found is None:
             return False
-        self._position.closed_us = int(later.min()) // self._length * self._length
+        self._position.closed_us = self._run.since_from_us = found // self._length * self._length
+        self._run.since_us = np.full(len(self._table), BEFORE, dtype=np.int64)
+        self._note_since(self._readings)
         return True
+
+    def _beyond_memory(self) -> int | None:
+        """Return the first source time that has come but was not read yet, and read on from there [us]."""
+        if self._loaded_us is None or self._loaded_us > self._position.newest_us:
+            return None
+        with self._conn.transaction():
+            found = results_store.first_source_time(self._conn, self._loaded_us)
+        self._loaded_us = found
+        return found
 
     def _due(self, end: int, excused: Bools) -> ClosedBy | None:
         """Return why a window that ends at `end` is to be closed now; None: not yet."""

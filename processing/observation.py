@@ -52,8 +52,12 @@ UNKNOWN_P, UNKNOWN_LIQUID_PA, UNKNOWN_T = 0.5, 1.0e6, 40.0
 LEAST_EXPECTED = 0.01
 """A flow is never expected below this share of its typical size, so that no meter is exact near zero."""
 
-LEAST_SIZE = 0.02
-"""A pipe's delay is that of at least this share of the typical flow; below, nothing arrives that left in memory."""
+LEAST_PASSING = 0.2
+"""A pipe's delay is that of at least this share of the typical flow: readings must be kept for as long, and what
+stands in a pipe for longer has the temperature of the ground rather than that with which it left."""
+
+HEAVIEST = {Region.LIQUID: 1000.0, Region.VAPOUR: 60.0, Region.SATURATED: 60.0}
+"""Density that no stream of the region passes [kg/m3]: water, steam at 100 bar; for the longest delay of a pipe."""
 
 MATES = 6
 """How many neighbours are asked for a pressure or temperature that a point has not."""
@@ -232,9 +236,24 @@ class Plan:
                 np.concatenate([self.direct.point, self.thermo.temperature_point + shift]))
 
     def reach_us(self) -> int:
-        """Return how far back of a window's start readings matter, but for pipes [us]."""
-        back = self.slots.shift_us + np.minimum(self.table.hold_us[self.slots.meter], 3600 * 10**6)
-        return int(back.max(initial=0))
+        """Return how far back of a window's start readings matter: delays, and holding for an hour at most [us]."""
+        held = np.minimum(self.table.hold_us[self.slots.meter], 3600 * 10**6)
+        return self.delay_us() + int(held.max(initial=0))
+
+    def delay_us(self) -> int:
+        """Return the longest delay that any slot can have [us]."""
+        fixed = int(self.slots.shift_us.max(initial=0))
+        region = self.thermo.region[[s * 3 for _, s in self.pipes]]
+        pipes = [self._pipe_delay_us(s, 0.0, HEAVIEST[Region(int(r))]) for (_, s), r in zip(
+            self.pipes, region, strict=True)]
+        return max([fixed, *pipes])
+
+    def _pipe_delay_us(self, s: int, flow: float, density: float) -> int:
+        """Return how long a pipe's content takes at a flow [kg/s] and density [kg/m3]."""
+        typical = float(self.equations.scale[self.equations.flow[s, End.SENDER]])
+        passing = max(abs(flow) if np.isfinite(flow) else typical, LEAST_PASSING * typical)
+        holds = self.park.streams[s].pipe_volume_m3 or 0.0
+        return round(min(density, HEAVIEST[Region(int(self.thermo.region[s * 3]))]) * holds / passing * 1e6)
 
     def shifted(self, flow: Floats, density: Floats) -> Slots:
         """Return the slots of one window, the delays of full pipes from their flow.
@@ -250,10 +269,7 @@ class Plan:
             return self.slots
         shift = self.slots.shift_us.copy()
         for slot, s in self.pipes:
-            typical = self.equations.scale[self.equations.flow[s, End.SENDER]]
-            passing = max(abs(flow[s]) if np.isfinite(flow[s]) else typical, LEAST_SIZE * typical)
-            holds = (self.park.streams[s].pipe_volume_m3 or 0.0) * density[s * 3 + End.SENDER]
-            shift[slot] = round(holds / passing * 1e6)
+            shift[slot] = self._pipe_delay_us(s, float(flow[s]), float(density[s * 3 + End.SENDER]))
         return Slots(self.slots.meter, shift)
 
     def observe(self, means: Means, usable: Bools, estimate: Floats | None = None) -> Observation:

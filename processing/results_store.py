@@ -180,6 +180,12 @@ def gaps_since(conn: psycopg.Connection, since_us: int) -> list[Gap]:
             for source, meter, started, ended in rows]
 
 
+def first_source_time(conn: psycopg.Connection, from_us: int) -> int | None:
+    """Return the earliest source time of a reading at or after a time [us]; None where there is none."""
+    row = conn.execute("select min(source_time) from reading where source_time >= %s", [instant(from_us)]).fetchone()
+    return None if row is None or row[0] is None else microseconds(row[0])
+
+
 def read_state(conn: psycopg.Connection, key: str) -> Any:
     """Return what was stored under a key of `processing_state`; None where nothing was."""
     row = conn.execute("select value from processing_state where key = %s", [key]).fetchone()

@@ -21,9 +21,9 @@ from processing.balance.errors import BalanceError
 from processing.balance.inputs import Bools, Floats, Ints, Matrix, Rows
 from processing.balance.network import Network
 from processing.balance.nonlinear import reconcile_nonlinear
+from processing.balance.ordering import as_rows, minimum_degree, pattern_of_factor
 from processing.balance.quadratic import Entries, gauss_newton
 from processing.balance.result import Part, Result
-from processing.balance.sparse import as_rows, minimum_degree, pattern_of_factor
 
 WIDTH = 8
 """Windows solved side by side: as many as one vector instruction takes."""

@@ -1,12 +1,11 @@
-"""The compiled inner loops: solving many windows at once with one sparse factor, or each with its own.
+"""The compiled inner loops over windows: solving many at once with one sparse factor, or each with its own.
 
-Here: arithmetic on arrays that were checked before; NaN where a meter is silent, which no loop reads. Not here: which
-rows and columns take part (elimination.py), in which order rows are eliminated and what is computed when (sparse.py).
-Every kernel has a slow, obvious twin in tests/balance/test_kernels.py.
+Here: arithmetic on arrays that were checked before; NaN where a meter is silent, which no loop reads. Not here: the
+factors (factors.py), which rows and columns take part and what is computed when (sparse.py). Every loop has a slow,
+obvious twin in tests/balance/test_kernels.py.
 
 Windows are taken some at a time, transposed, so that the innermost loop runs over windows: contiguous, the same
-operation for each, whatever the sparsity. Rows are in elimination order throughout. S = R V R' = L D L', L of unit
-diagonal, stored by columns below it.
+operation for each, whatever the sparsity. Rows are in elimination order throughout. S = R V R' = L D L'.
 """
 
 from __future__ import annotations
@@ -16,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 from numba import njit
+
+from processing.balance.factors import Pattern, Terms, assemble, factorise
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -184,269 +185,6 @@ def solve_windows(rights: Floats, factor: Factor, width: int, out: Floats) -> No
 
 
 @njit(cache=True, nogil=True)
-def multiply(start: Ints, index: Ints, value: Floats, values: Floats, out: Floats) -> None:
-    """Return in out the product of a matrix by rows with each row of values: out (n_windows, n_rows)."""
-    for w in range(values.shape[0]):
-        for k in range(out.shape[1]):
-            total = 0.0
-            for p in range(start[k], start[k + 1]):
-                total += value[p] * values[w, index[p]]
-            out[w, k] = total
-
-
-@njit(cache=True, nogil=True)
-def compute_unmeasured(
-    out: Floats, rights: Floats, row: Ints, column: Ints, start: Ints, index: Ints, value: Floats
-) -> None:
-    """Compute unmeasured streams from their pivot rows, the last eliminated first, in place.
-
-    out has shape (n_windows, n_streams); rights (n_windows, n_nodes) or (0, n_nodes). Pivot k is stream column[k] of
-    balance row[k], whose entries are `value[start[k]:start[k + 1]]`. A stream without a pivot keeps what it has.
-    """
-    given = rights.shape[0] > 0
-    for w in range(out.shape[0]):
-        for k in range(len(column) - 1, -1, -1):
-            rest = rights[w, row[k]] if given else 0.0
-            pivot = 1.0
-            for p in range(start[k], start[k + 1]):
-                if index[p] == column[k]:
-                    pivot = value[p]
-                else:
-                    rest -= value[p] * out[w, index[p]]
-            out[w, column[k]] = rest / pivot
-
-
-@njit(cache=True, nogil=True)
-def spread_functional(weights: Floats, column: Ints, start: Ints, index: Ints, value: Floats) -> None:
-    """Rewrite functionals of all streams as functionals of the measured ones, in place.
-
-    weights has shape (n_functionals, n_streams). The transpose of `compute_unmeasured`: the first eliminated first.
-    """
-    for w in range(weights.shape[0]):
-        for k in range(len(column)):
-            g = weights[w, column[k]]
-            if g == 0.0:
-                continue
-            pivot = 1.0
-            for p in range(start[k], start[k + 1]):
-                if index[p] == column[k]:
-                    pivot = value[p]
-            for p in range(start[k], start[k + 1]):
-                if index[p] != column[k]:
-                    weights[w, index[p]] -= g / pivot * value[p]
-            weights[w, column[k]] = 0.0
-
-
-@njit(cache=True, nogil=True)
-def combine(values: Floats, target: Ints, source: Ints, share: Floats) -> None:
-    """Subtract share[q] times balance source[q] from balance target[q], in order, in place; (n_windows, n_nodes)."""
-    for w in range(values.shape[0]):
-        for q in range(len(target)):
-            values[w, target[q]] -= share[q] * values[w, source[q]]
-
-
-@njit(cache=True, nogil=True)
-def combine_transposed(values: Floats, target: Ints, source: Ints, share: Floats) -> None:
-    """Apply the transpose of `combine`, in place; shape (n_windows, n_nodes)."""
-    for w in range(values.shape[0]):
-        for q in range(len(target) - 1, -1, -1):
-            values[w, source[q]] -= share[q] * values[w, target[q]]
-
-
-@njit(cache=True, nogil=True)
-def symbolic(start: Ints, index: Ints, parent_out: Ints) -> Ints:
-    """Return the column counts of L for a symmetric pattern by columns (upper part is read); fills the parents.
-
-    Elimination tree and counts by row subtrees (Davis 2006, sec. 4.1 and 4.4).
-    """
-    n = len(start) - 1
-    counts = np.zeros(n, dtype=np.int64)
-    mark = np.full(n, -1, dtype=np.int64)
-    for k in range(n):
-        parent_out[k] = -1
-        mark[k] = k
-        for p in range(start[k], start[k + 1]):
-            i = index[p]
-            while i < k and mark[i] != k:
-                if parent_out[i] == -1:
-                    parent_out[i] = k
-                counts[i] += 1
-                mark[i] = k
-                i = parent_out[i]
-    return counts
-
-
-@njit(cache=True, nogil=True)
-def fill_pattern(start: Ints, index: Ints, parent: Ints, l_start: Ints, l_index: Ints) -> None:
-    """Fill the row numbers of L by columns, ascending, by visiting rows in order (row subtrees)."""
-    n = len(start) - 1
-    mark = np.full(n, -1, dtype=np.int64)
-    filled = l_start[:-1].copy()
-    for k in range(n):
-        mark[k] = k
-        for p in range(start[k], start[k + 1]):
-            i = index[p]
-            while i < k and mark[i] != k:
-                l_index[filled[i]] = k
-                filled[i] += 1
-                mark[i] = k
-                i = parent[i]
-
-
-@njit(cache=True, nogil=True)
-def factorise(
-    l_start: Ints, l_index: Ints, row_start: Ints, row_column: Ints, row_place: Ints, lower: Floats, diagonal: Floats
-) -> None:
-    """Factor S = L D L' in place, for several matrices of one pattern at once, left-looking by columns.
-
-    lower has shape (n_entries, n_matrices) and holds S below the diagonal, in the pattern of L; diagonal (n_rows,
-    n_matrices). Row k of L has its entries in columns row_column, at row_place in `lower`.
-    """
-    n, width = diagonal.shape
-    work = np.zeros((n, width))
-    step = np.empty(width)
-    for k in range(n):
-        for p in range(l_start[k], l_start[k + 1]):
-            for b in range(width):
-                work[l_index[p], b] = lower[p, b]
-        for q in range(row_start[k], row_start[k + 1]):
-            j = row_column[q]
-            place = row_place[q]
-            for b in range(width):
-                step[b] = lower[place, b] * diagonal[j, b]
-                diagonal[k, b] -= lower[place, b] * step[b]
-            for p in range(place + 1, l_start[j + 1]):
-                i = l_index[p]
-                for b in range(width):
-                    work[i, b] -= lower[p, b] * step[b]
-        for p in range(l_start[k], l_start[k + 1]):
-            for b in range(width):
-                lower[p, b] = work[l_index[p], b] / diagonal[k, b]
-
-
-@njit(cache=True, nogil=True)
-def inverse_on_pattern(l_start: Ints, l_index: Ints, lower: Floats, inverse: Floats) -> tuple[Floats, Floats]:
-    """Return S^-1 on the pattern of L: below the diagonal (n_entries,), on it (n_rows,) (Takahashi et al. 1973)."""
-    n = len(inverse)
-    below = np.empty(len(lower))
-    on = np.empty(n)
-    for k in range(n - 1, -1, -1):
-        first, last = l_start[k], l_start[k + 1]
-        total = inverse[k]
-        for p in range(last - 1, first - 1, -1):
-            i = l_index[p]
-            entry = 0.0
-            for q in range(first, last):
-                j = l_index[q]
-                if j == i:
-                    entry -= lower[q] * on[i]
-                else:
-                    low, high = (i, j) if i < j else (j, i)
-                    at = l_start[low] + np.searchsorted(l_index[l_start[low] : l_start[low + 1]], high)
-                    entry -= lower[q] * below[at]
-            below[p] = entry
-            total -= lower[p] * entry
-        on[k] = total
-    return below, on
-
-
-@njit(cache=True, nogil=True)
-def quadratic_by_column(
-    start: Ints, index: Ints, value: Floats, l_start: Ints, l_index: Ints, below: Floats, on: Floats
-) -> Floats:
-    """Return r_j' S^-1 r_j for each column r_j of R, given by columns; S^-1 on the pattern of L."""
-    out = np.zeros(len(start) - 1)
-    for j in range(len(out)):
-        total = 0.0
-        for p in range(start[j], start[j + 1]):
-            i = index[p]
-            total += value[p] * value[p] * on[i]
-            for q in range(start[j], p):
-                low, high = (i, index[q]) if i < index[q] else (index[q], i)
-                at = l_start[low] + np.searchsorted(l_index[l_start[low] : l_start[low + 1]], high)
-                total += 2.0 * value[p] * value[q] * below[at]
-        out[j] = total
-    return out
-
-
-@njit(cache=True, nogil=True)
-def scatter(
-    start: Ints, index: Ints, value: Floats, l_start: Ints, l_index: Ints, lower: Floats, diagonal: Floats
-) -> None:
-    """Put a symmetric matrix by rows into the pattern of L: lower (n_entries, 1), diagonal (n_rows, 1), in place."""
-    for i in range(len(start) - 1):
-        for p in range(start[i], start[i + 1]):
-            j = index[p]
-            if j == i:
-                diagonal[i, 0] = value[p]
-            elif j < i:
-                at = l_start[j] + np.searchsorted(l_index[l_start[j] : l_start[j + 1]], i)
-                lower[at, 0] = value[p]
-
-
-@njit(cache=True, nogil=True)
-def assemble(variances: Floats, place: Ints, stream: Ints, share: Floats, lower: Floats, diagonal: Floats) -> None:
-    """Sum S = R V R' for several V at once into the pattern of L, in place.
-
-    variances has shape (n_streams, n_matrices). Term q is share[q] V_stream[q] at `lower` place[q], or, where place[q]
-    is negative, at diagonal -1 - place[q].
-    """
-    width = variances.shape[1]
-    for q in range(len(place)):
-        j = stream[q]
-        a = share[q]
-        if place[q] >= 0:
-            for b in range(width):
-                lower[place[q], b] += a * variances[j, b]
-        else:
-            for b in range(width):
-                diagonal[-1 - place[q], b] += a * variances[j, b]
-
-
-class Pattern(NamedTuple):
-    """L by columns and by rows, without its values; see `factorise`."""
-
-    l_start: Ints
-    l_index: Ints
-    row_start: Ints
-    row_column: Ints
-    row_place: Ints
-
-
-class Terms(NamedTuple):
-    """What S = R V R' sums, entry by entry; see `assemble`."""
-
-    place: Ints
-    stream: Ints
-    share: Floats
-
-
-@njit(cache=True, nogil=True)
-def list_terms(start: Ints, index: Ints, value: Floats, l_start: Ints, l_index: Ints) -> tuple[Ints, Ints, Floats]:
-    """Return the terms of S for R given by columns: place, stream and share of each."""
-    count = 0
-    for j in range(len(start) - 1):
-        entries = start[j + 1] - start[j]
-        count += entries * (entries + 1) // 2
-    place = np.empty(count, dtype=np.int64)
-    stream = np.empty(count, dtype=np.int64)
-    share = np.empty(count, dtype=np.float64)
-    q = 0
-    for j in range(len(start) - 1):
-        for p in range(start[j], start[j + 1]):
-            for o in range(start[j], p + 1):
-                low, high = (index[o], index[p]) if index[o] < index[p] else (index[p], index[o])
-                if low == high:
-                    place[q] = -1 - low
-                else:
-                    place[q] = l_start[low] + np.searchsorted(l_index[l_start[low] : l_start[low + 1]], high)
-                stream[q] = j
-                share[q] = value[p] * value[o]
-                q += 1
-    return place, stream, share
-
-
-@njit(cache=True, nogil=True)
 def reconcile_varying(
     values: Floats,
     rights: Floats,
@@ -521,3 +259,73 @@ def reconcile_varying(
                 for b in range(width):
                     x[j, b] -= a * v[j, b] * work[k, b]
         put_windows(x, first, count, out)
+
+
+@njit(cache=True, nogil=True)
+def multiply(start: Ints, index: Ints, value: Floats, values: Floats, out: Floats) -> None:
+    """Return in out the product of a matrix by rows with each row of values: out (n_windows, n_rows)."""
+    for w in range(values.shape[0]):
+        for k in range(out.shape[1]):
+            total = 0.0
+            for p in range(start[k], start[k + 1]):
+                total += value[p] * values[w, index[p]]
+            out[w, k] = total
+
+
+@njit(cache=True, nogil=True)
+def compute_unmeasured(
+    out: Floats, rights: Floats, row: Ints, column: Ints, start: Ints, index: Ints, value: Floats
+) -> None:
+    """Compute unmeasured streams from their pivot rows, the last eliminated first, in place.
+
+    out has shape (n_windows, n_streams); rights (n_windows, n_nodes) or (0, n_nodes). Pivot k is stream column[k] of
+    balance row[k], whose entries are `value[start[k]:start[k + 1]]`. A stream without a pivot keeps what it has.
+    """
+    given = rights.shape[0] > 0
+    for w in range(out.shape[0]):
+        for k in range(len(column) - 1, -1, -1):
+            rest = rights[w, row[k]] if given else 0.0
+            pivot = 1.0
+            for p in range(start[k], start[k + 1]):
+                if index[p] == column[k]:
+                    pivot = value[p]
+                else:
+                    rest -= value[p] * out[w, index[p]]
+            out[w, column[k]] = rest / pivot
+
+
+@njit(cache=True, nogil=True)
+def spread_functional(weights: Floats, column: Ints, start: Ints, index: Ints, value: Floats) -> None:
+    """Rewrite functionals of all streams as functionals of the measured ones, in place.
+
+    weights has shape (n_functionals, n_streams). The transpose of `compute_unmeasured`: the first eliminated first.
+    """
+    for w in range(weights.shape[0]):
+        for k in range(len(column)):
+            g = weights[w, column[k]]
+            if g == 0.0:
+                continue
+            pivot = 1.0
+            for p in range(start[k], start[k + 1]):
+                if index[p] == column[k]:
+                    pivot = value[p]
+            for p in range(start[k], start[k + 1]):
+                if index[p] != column[k]:
+                    weights[w, index[p]] -= g / pivot * value[p]
+            weights[w, column[k]] = 0.0
+
+
+@njit(cache=True, nogil=True)
+def combine(values: Floats, target: Ints, source: Ints, share: Floats) -> None:
+    """Subtract share[q] times balance source[q] from balance target[q], in order, in place; (n_windows, n_nodes)."""
+    for w in range(values.shape[0]):
+        for q in range(len(target)):
+            values[w, target[q]] -= share[q] * values[w, source[q]]
+
+
+@njit(cache=True, nogil=True)
+def combine_transposed(values: Floats, target: Ints, source: Ints, share: Floats) -> None:
+    """Apply the transpose of `combine`, in place; shape (n_windows, n_nodes)."""
+    for w in range(values.shape[0]):
+        for q in range(len(target) - 1, -1, -1):
+            values[w, source[q]] -= share[q] * values[w, target[q]]

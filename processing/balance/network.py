@@ -23,7 +23,7 @@ from processing.balance.errors import BalanceError, ContradictionError
 from processing.balance.inputs import Bools, Floats, Ints, Matrix, Rows
 from processing.balance.projection import Projection
 from processing.balance.result import Part, Result
-from processing.balance.uncertainty import known_of, root_of
+from processing.balance.uncertainty import known_of, root_of, sparse_covariance
 
 PATTERNS_KEPT = 256
 """Projections kept for patterns of silent meters; beyond it the one unused for longest goes."""
@@ -170,8 +170,6 @@ class Network:
     @cached_property
     def _sparse_covariance(self) -> tuple[Any, Any]:
         """V and its root, as scipy.sparse; zero where nothing is known."""
-        from processing.balance.sparse import sparse_covariance
-
         return sparse_covariance(self.std, self.covariance, self._known)
 
     def _patterns(self, windows: Floats) -> list[tuple[Ints, Bools]]:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from processing.balance.kernels import Pattern, factorise
+from processing.balance.factors import Pattern, factorise
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -1,8 +1,8 @@
 """The projection of one pattern of measured streams, by sparse factors.
 
 Here: what large networks use; the time for a window grows with the number of streams, not with its square. The steps:
-eliminate unmeasured streams (elimination.py), drop balances that depend on others, order and factor S = R V R', solve
-many windows at once (kernels.py). Not here: networks so badly scaled that normal equations lose too many digits; these
+eliminate unmeasured streams and drop balances that depend on others (reduction.py), order (ordering.py) and factor
+(factors.py) S = R V R', solve many windows at once (kernels.py). Not here: networks so badly scaled that normal equations lose too many digits; these
 go to dense.py if they are small enough, and are refined if not. The main path: `project_sparse`.
 """
 
@@ -10,18 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
-from processing.balance import kernels
+from processing.balance import factors, kernels
 from processing.balance.dense import CONTRADICTION
-from processing.balance.elimination import eliminate
 from processing.balance.inputs import Bools, Floats, Ints, Rows
-from processing.balance.uncertainty import positive_root
+from processing.balance.ordering import Order, as_csr, as_rows, order_rows
+from processing.balance.reduction import reduce, take_rows
+from processing.balance.uncertainty import sparse_covariance
 
 SMALL_PIVOT = 1e-7
 """Below this share of its own diagonal a pivot of S has lost half of its digits: solutions are refined."""
@@ -40,177 +40,6 @@ WIDTH = 32
 
 VARYING_WIDTH = 16
 """Windows at a time where each has a factor of its own."""
-
-
-@dataclass(frozen=True, eq=False)
-class Reduced:
-    """Balances without unmeasured streams, and how they came about.
-
-    Parameters
-    ----------
-    rows
-        All balances, each divided by its largest coefficient; shape (n_nodes, n_streams).
-    size
-        Those coefficients, shape (n_nodes,).
-    after
-        All rows after elimination, shape (n_nodes, n_streams).
-    pivot_row, pivot_column
-        Where each unmeasured stream with a pivot is computed from, in order of elimination.
-    target, source, share
-        The steps of the elimination.
-    kept
-        Rows of `after` that hold measured streams only and are independent: the balances to meet.
-    idle
-        Rows that depend on the kept ones as far as streams of positive std go.
-    idle_steps
-        (target, source, share) that show it, rows of `after`.
-    """
-
-    rows: Rows
-    size: Floats
-    after: Rows
-    pivot_row: Ints
-    pivot_column: Ints
-    target: Ints
-    source: Ints
-    share: Floats
-    kept: Ints
-    idle: Ints
-    idle_steps: tuple[Ints, Ints, Floats]
-
-
-def reduce(rows: Rows, measured: Bools, positive: Bools) -> Reduced:
-    """Eliminate unmeasured streams and find the independent balances among the rest.
-
-    Parameters
-    ----------
-    rows
-        The balances, shape (n_nodes, n_streams).
-    measured
-        bool, shape (n_streams,).
-    positive
-        bool, shape (n_streams,): of positive variance.
-    """
-    size = np.zeros(rows.n_rows)
-    np.maximum.at(size, rows.row_of_entry(), abs(rows.value))
-    size[size == 0.0] = 1.0
-    scaled = Rows(rows.start, rows.index, rows.value / size[rows.row_of_entry()], rows.n_columns)
-    start, index, value, row, column, target, source, share = eliminate(
-        scaled.start, scaled.index, scaled.value, ~measured
-    )
-    after = Rows(start, index, value, rows.n_columns)
-    rest = np.setdiff1d(np.arange(rows.n_rows), row)
-    left = take_rows(after, rest)
-    _, _, _, independent, _, to, of, by = eliminate(left.start, left.index, left.value, measured & positive)
-    depend = np.setdiff1d(np.arange(len(rest)), independent)
-    return Reduced(
-        rows=scaled,
-        size=size,
-        after=after,
-        pivot_row=row,
-        pivot_column=column,
-        target=target,
-        source=source,
-        share=share,
-        kept=rest[np.sort(independent)],
-        idle=rest[depend],
-        idle_steps=(rest[to], rest[of], by),
-    )
-
-
-def take_rows(rows: Rows, chosen: Ints) -> Rows:
-    """Return the chosen rows, in the order given."""
-    lengths = rows.start[chosen + 1] - rows.start[chosen]
-    start = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    entries = np.repeat(rows.start[chosen] - start[:-1], lengths) + np.arange(start[-1])
-    return Rows(start, rows.index[entries], rows.value[entries], rows.n_columns)
-
-
-@dataclass(frozen=True, eq=False)
-class Order:
-    """The pattern of L for one order of the rows; the same for any positive variances.
-
-    Parameters
-    ----------
-    rows
-        Kept balances in elimination order, shape (n_kept, n_streams).
-    nodes
-        Which row of `Reduced.after` each is, shape (n_kept,).
-    l_start, l_index
-        L by columns.
-    row_start, row_column, row_place
-        L by rows: columns and places in `l_index`.
-    """
-
-    rows: Rows
-    nodes: Ints
-    l_start: Ints
-    l_index: Ints
-    row_start: Ints
-    row_column: Ints
-    row_place: Ints
-
-    @property
-    def pattern(self) -> kernels.Pattern:
-        """The pattern as the kernels take it."""
-        return kernels.Pattern(self.l_start, self.l_index, self.row_start, self.row_column, self.row_place)
-
-
-def order_rows(reduced: Reduced, covariance: sp.csr_array) -> Order:
-    """Choose the order of elimination by minimum degree and find the pattern of L."""
-    rows = take_rows(reduced.after, reduced.kept)
-    entered = as_csr(Rows(rows.start, rows.index, np.ones(len(rows.value)), rows.n_columns))
-    touched = abs(covariance)
-    touched.data[:] = 1.0
-    touched = touched + sp.diags_array(np.ones(rows.n_columns))
-    graph = (entered @ touched @ entered.T).tocsc()
-    order = minimum_degree(graph)
-    pattern = pattern_of_factor(graph[order][:, order])
-    return Order(take_rows(rows, order), reduced.kept[order], *pattern)
-
-
-def pattern_of_factor(graph: Any) -> kernels.Pattern:
-    """Return the pattern of L for a symmetric pattern, diagonal included, in the order given."""
-    columns = graph.tocsc()
-    columns.sort_indices()
-    start, index = columns.indptr.astype(np.int64), columns.indices.astype(np.int64)
-    n = columns.shape[0]
-    parent = np.empty(n, dtype=np.int64)
-    l_start = np.concatenate([[0], np.cumsum(kernels.symbolic(start, index, parent))]).astype(np.int64)
-    l_index = np.empty(l_start[-1], dtype=np.int64)
-    kernels.fill_pattern(start, index, parent, l_start, l_index)
-    column = np.repeat(np.arange(n), np.diff(l_start))
-    place = np.argsort(l_index, kind="stable")
-    row_start = np.concatenate([[0], np.cumsum(np.bincount(l_index, minlength=n))]).astype(np.int64)
-    return kernels.Pattern(l_start, l_index, row_start, column[place], place)
-
-
-def minimum_degree(graph: sp.csc_array) -> Ints:
-    """Return an order of elimination with little fill for a symmetric pattern, shape (n_rows,)."""
-    n = graph.shape[0]
-    if n < 3:
-        return np.arange(n, dtype=np.int64)
-    from scipy.sparse.linalg import splu
-
-    # only SuperLU's multiple-minimum-degree order is used: the values make every pivot safe
-    degree = np.diff(graph.indptr)
-    values = sp.csc_array((np.full(graph.nnz, -1.0), graph.indices, graph.indptr), shape=graph.shape)
-    values = values + sp.diags_array(degree + 2.0, format="csc")
-    options = {"SymmetricMode": True}
-    factors = splu(values.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
-    return np.argsort(factors.perm_c).astype(np.int64)
-
-
-def as_csr(rows: Rows) -> sp.csr_array:
-    """Return the matrix in scipy's form."""
-    return sp.csr_array((rows.value, rows.index, rows.start), shape=rows.shape)
-
-
-def as_rows(matrix: Any) -> Rows:
-    """Return a scipy matrix by rows, sorted."""
-    csr = matrix.tocsr()
-    csr.sort_indices()
-    return Rows(csr.indptr.astype(np.int64), csr.indices.astype(np.int64), csr.data.astype(np.float64), csr.shape[1])
 
 
 class SparseProjection:
@@ -260,9 +89,9 @@ class SparseProjection:
         weighted = as_rows(r @ self._covariance)
         s = as_rows(as_csr(weighted) @ r.T)
         lower, diagonal = np.zeros((len(order.l_index), 1)), np.zeros((order.rows.n_rows, 1))
-        kernels.scatter(s.start, s.index, s.value, order.l_start, order.l_index, lower, diagonal)
+        factors.scatter(s.start, s.index, s.value, order.l_start, order.l_index, lower, diagonal)
         before = diagonal[:, 0].copy()
-        kernels.factorise(
+        factors.factorise(
             order.l_start, order.l_index, order.row_start, order.row_column, order.row_place, lower, diagonal
         )
         share = float((diagonal[:, 0] / before).min(initial=1.0))
@@ -585,11 +414,11 @@ class SparseProjection:
         return self.order.rows.transposed()
 
     @cached_property
-    def _terms(self) -> kernels.Terms:
+    def _terms(self) -> factors.Terms:
         """What S sums, for independent meters."""
         columns = self._kept_by_stream
-        return kernels.Terms(
-            *kernels.list_terms(columns.start, columns.index, columns.value, self.order.l_start, self.order.l_index)
+        return factors.Terms(
+            *factors.list_terms(columns.start, columns.index, columns.value, self.order.l_start, self.order.l_index)
         )
 
     @cached_property
@@ -619,14 +448,14 @@ class SparseProjection:
     @cached_property
     def _inverse(self) -> tuple[Floats, Floats]:
         """S^-1 on the pattern of L: below and on the diagonal."""
-        return kernels.inverse_on_pattern(self.factor.start, self.factor.row, self.factor.value, self.factor.inverse)
+        return factors.inverse_on_pattern(self.factor.start, self.factor.row, self.factor.value, self.factor.inverse)
 
     @cached_property
     def _seen(self) -> Floats:
         """R_j' S^-1 R_j for each stream, shape (n_streams,)."""
         columns = self._kept_by_stream
         below, on = self._inverse
-        return kernels.quadratic_by_column(
+        return factors.quadratic_by_column(
             columns.start, columns.index, columns.value, self.factor.start, self.factor.row, below, on
         )
 
@@ -645,36 +474,6 @@ def share_out(task: Callable[[int, int], None], count: int, block: int, threads:
 def _spans(start: Ints, chosen: Ints) -> list[tuple[int, int]]:
     """Return (first, last) of the chosen rows."""
     return list(zip(start[chosen].tolist(), start[chosen + 1].tolist(), strict=True))
-
-
-def sparse_covariance(std: Floats | None, covariance: Rows | None, known: Bools) -> tuple[sp.csr_array, sp.csr_array]:
-    """Return V and C with V = C C', both shape (n_streams, n_streams); zero where nothing is known."""
-    if std is not None:
-        finite = np.where(known, std, 0.0)
-        return sp.diags_array(finite**2, format="csr"), sp.diags_array(finite, format="csr")
-    assert covariance is not None
-    held = known[covariance.index] & known[covariance.row_of_entry()]
-    row, column, value = covariance.row_of_entry()[held], covariance.index[held], covariance.value[held]
-    full = sp.csr_array((value, (row, column)), shape=covariance.shape)
-    return full, _root_by_cluster(full)
-
-
-def _root_by_cluster(covariance: sp.csr_array) -> sp.csr_array:
-    """Return C with covariance = C C', cluster by cluster of correlated streams."""
-    from scipy.sparse.csgraph import connected_components
-
-    _, label = connected_components(covariance, directed=False)
-    order = np.argsort(label, kind="stable")
-    blocks = []
-    for members in np.split(order, np.flatnonzero(np.diff(label[order])) + 1):
-        if len(members) > 1:
-            root = positive_root(covariance[members][:, members].toarray())
-        else:
-            root = np.sqrt(covariance[members][:, members].toarray())
-        row, column = np.nonzero(root)
-        blocks.append((members[row], members[column], root[row, column]))
-    rows, columns, values = (np.concatenate(part) for part in zip(*blocks, strict=True))
-    return sp.csr_array((values, (rows, columns)), shape=covariance.shape)
 
 
 def project_sparse(rows: Rows, measured: Bools, std: Floats) -> SparseProjection:

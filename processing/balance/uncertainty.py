@@ -5,6 +5,8 @@ Here: what std and covariance mean to the factors. Not here: their shapes and si
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from processing.balance.errors import BalanceError
@@ -55,3 +57,36 @@ def positive_root(covariance: Floats) -> Floats:
         )
     root: Floats = scale[:, None] * vector * np.sqrt(np.maximum(value, 0.0))
     return root
+
+
+def sparse_covariance(std: Floats | None, covariance: Rows | None, known: Bools) -> tuple[Any, Any]:
+    """Return V and C with V = C C', both shape (n_streams, n_streams); zero where nothing is known."""
+    import scipy.sparse as sp
+
+    if std is not None:
+        finite = np.where(known, std, 0.0)
+        return sp.diags_array(finite**2, format="csr"), sp.diags_array(finite, format="csr")
+    assert covariance is not None
+    held = known[covariance.index] & known[covariance.row_of_entry()]
+    row, column, value = covariance.row_of_entry()[held], covariance.index[held], covariance.value[held]
+    full = sp.csr_array((value, (row, column)), shape=covariance.shape)
+    return full, _root_by_cluster(full)
+
+
+def _root_by_cluster(covariance: Any) -> Any:
+    """Return C with covariance = C C', cluster by cluster of correlated streams."""
+    import scipy.sparse as sp
+    from scipy.sparse.csgraph import connected_components
+
+    _, label = connected_components(covariance, directed=False)
+    order = np.argsort(label, kind="stable")
+    blocks = []
+    for members in np.split(order, np.flatnonzero(np.diff(label[order])) + 1):
+        if len(members) > 1:
+            root = positive_root(covariance[members][:, members].toarray())
+        else:
+            root = np.sqrt(covariance[members][:, members].toarray())
+        row, column = np.nonzero(root)
+        blocks.append((members[row], members[column], root[row, column]))
+    rows, columns, values = (np.concatenate(part) for part in zip(*blocks, strict=True))
+    return sp.csr_array((values, (rows, columns)), shape=covariance.shape)

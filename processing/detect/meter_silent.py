@@ -3,7 +3,8 @@
 What counts as silence is judged by the data, not by the machine's clock: a meter is held against the newest reading
 of its own source, so that a slow network or a fast replay makes nobody silent. A source of which nothing comes at all
 is given `patience` more, and a source (or meter) whose outage the collector has marked as a gap is excused: the gap
-says it all. Time before the first reading of a run, between runs and within gaps is not silence.
+says it all. Time before a source's first reading, between runs and within gaps is not silence; and while nothing comes
+from any source, it is the collector that is silent.
 
 False alarms: none by noise; a meter is called silent only when readings that were due three times over (the default
 `stale_after_s`) did not come while its neighbours' did.
@@ -37,9 +38,10 @@ class Presence:
     first_us
         First source time in the window [us]; `window.BEFORE` where none.
     alive_since_us
-        From when silence counts: the run's first reading from the meter's source, or the end of its last gap [us].
+        From when silence counts: the first reading from the meter's source since processing passed over a time
+        without any, or the end of its last gap [us].
     excused
-        Whether a gap is open, or the meter's source has not sent anything yet in this run.
+        Whether a gap is open, or the meter's source has not sent anything yet.
     end_us
         The window's end [us].
     patience_us
@@ -76,6 +78,8 @@ class SilentMeters:
         """Judge every meter at the end of a window."""
         table = self._table
         self.out_of_force = (now.end_us <= table.valid_from_us) | (now.end_us > table.valid_to_us)
+        if now.last_us.max(initial=BEFORE) < now.end_us - now.patience_us:
+            return []                   # nothing at all has come: that is the collector's silence, not the meters'
         base = np.maximum(np.maximum(now.last_us, now.alive_since_us), table.valid_from_us)
         newest = np.full(self._source.max(initial=0) + 1, BEFORE, dtype=np.int64)
         np.maximum.at(newest, self._source, now.last_us)

@@ -1,0 +1,98 @@
+"""Balances without their unmeasured streams, and which of them are independent.
+
+Here: `reduce`, two sparse eliminations (elimination.py) and what must be remembered of them. Not here: the order and the
+factors of what remains (ordering.py, sparse.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from processing.balance.elimination import eliminate
+from processing.balance.inputs import Bools, Floats, Ints, Rows
+
+
+@dataclass(frozen=True, eq=False)
+class Reduced:
+    """Balances without unmeasured streams, and how they came about.
+
+    Parameters
+    ----------
+    rows
+        All balances, each divided by its largest coefficient; shape (n_nodes, n_streams).
+    size
+        Those coefficients, shape (n_nodes,).
+    after
+        All rows after elimination, shape (n_nodes, n_streams).
+    pivot_row, pivot_column
+        Where each unmeasured stream with a pivot is computed from, in order of elimination.
+    target, source, share
+        The steps of the elimination.
+    kept
+        Rows of `after` that hold measured streams only and are independent: the balances to meet.
+    idle
+        Rows that depend on the kept ones as far as streams of positive std go.
+    idle_steps
+        (target, source, share) that show it, rows of `after`.
+    """
+
+    rows: Rows
+    size: Floats
+    after: Rows
+    pivot_row: Ints
+    pivot_column: Ints
+    target: Ints
+    source: Ints
+    share: Floats
+    kept: Ints
+    idle: Ints
+    idle_steps: tuple[Ints, Ints, Floats]
+
+
+def reduce(rows: Rows, measured: Bools, positive: Bools) -> Reduced:
+    """Eliminate unmeasured streams and find the independent balances among the rest.
+
+    Parameters
+    ----------
+    rows
+        The balances, shape (n_nodes, n_streams).
+    measured
+        bool, shape (n_streams,).
+    positive
+        bool, shape (n_streams,): of positive variance.
+    """
+    size = np.zeros(rows.n_rows)
+    np.maximum.at(size, rows.row_of_entry(), abs(rows.value))
+    size[size == 0.0] = 1.0
+    scaled = Rows(rows.start, rows.index, rows.value / size[rows.row_of_entry()], rows.n_columns)
+    start, index, value, row, column, target, source, share = eliminate(
+        scaled.start, scaled.index, scaled.value, ~measured
+    )
+    after = Rows(start, index, value, rows.n_columns)
+    rest = np.setdiff1d(np.arange(rows.n_rows), row)
+    left = take_rows(after, rest)
+    _, _, _, independent, _, to, of, by = eliminate(left.start, left.index, left.value, measured & positive)
+    depend = np.setdiff1d(np.arange(len(rest)), independent)
+    return Reduced(
+        rows=scaled,
+        size=size,
+        after=after,
+        pivot_row=row,
+        pivot_column=column,
+        target=target,
+        source=source,
+        share=share,
+        kept=rest[np.sort(independent)],
+        idle=rest[depend],
+        idle_steps=(rest[to], rest[of], by),
+    )
+
+
+def take_rows(rows: Rows, chosen: Ints) -> Rows:
+    """Return the chosen rows, in the order given."""
+    lengths = rows.start[chosen + 1] - rows.start[chosen]
+    start = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    entries = np.repeat(rows.start[chosen] - start[:-1], lengths) + np.arange(start[-1])
+    return Rows(start, rows.index[entries], rows.value[entries], rows.n_columns)
