@@ -6,7 +6,6 @@ How it is found is in `collector.opcua.browse` and `collector.mqtt.listen`, what
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from typing import TYPE_CHECKING
 
@@ -64,6 +63,8 @@ def _discover(options: argparse.Namespace) -> int:
 
 
 def _browse(options: argparse.Namespace) -> tuple[Offer, tuple[str, ...]]:
+    import asyncio
+
     from collector.opcua.browse import COLUMNS, browse
     from collector.opcua.client import quiet_library
 
