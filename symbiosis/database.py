@@ -11,9 +11,10 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, closing
 from datetime import UTC, datetime
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, cast
 
@@ -29,11 +30,49 @@ if TYPE_CHECKING:
 DONE = 0
 TIMEOUT_S = 60.0
 _PAGE_ROWS = 1000
+_BACK_OFF_S = (0.25, 0.5, 1.0, 2.0, 4.0)
 _QUOTED = re.compile(r'[",\r\n]')
 _EXAMPLE = """examples:
   symbiosis db status
   symbiosis db sql "select meter, count(*) from reading group by meter"
 """
+
+
+def migrate_when_there(dsn: str, tell: Callable[[str], None], pause: Callable[[float], object]) -> None:
+    """Bring the tables up to date as soon as the database answers.
+
+    Parameters
+    ----------
+    dsn
+        The database.
+    tell
+        Told once that the database is away, and once that it is back.
+    pause
+        Waits for so many wall seconds; what it returns is true if there is no use in waiting any longer.
+
+    Raises
+    ------
+    StoreError
+        If the database answers, but its tables cannot be brought up to date.
+    """
+    from psycopg import OperationalError
+
+    from park.store import migrate
+
+    for attempt, pause_s in enumerate(chain(_BACK_OFF_S, repeat(_BACK_OFF_S[-1]))):
+        try:
+            migrate(dsn)
+        except StoreError as error:
+            if not isinstance(error.__cause__, OperationalError):
+                raise
+            if not attempt:
+                tell(f"{error}; waiting for it")
+            if pause(pause_s):
+                return
+        else:
+            if attempt:
+                tell("the database answers")
+            return
 
 
 def add_command(commands: Subparsers) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -137,15 +138,15 @@ class Machine:
 
 def start_database(machine: Machine, dsn: str | None) -> str:
     """Start the embedded database unless one is named, bring its tables up to date, and return where it is."""
-    from park.store import migrate
     from park.store.embedded import EmbeddedPostgres
+    from symbiosis.database import migrate_when_there
 
     if dsn is None:
         database = EmbeddedPostgres(machine.folder.root)
         machine.start_server("the database", database)
         dsn = database.dsn
     with machine.interrupts.raised():
-        migrate(dsn)
+        migrate_when_there(dsn, machine.screen.note, time.sleep)
     return dsn
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from time import time
 from park.clock import REAL_TIME, RunClock
 from symbiosis.runfile import RunFile
 from symbiosis.service import Body, Orders, Say, run_service
+
+log = logging.getLogger(__name__)
 
 DEFAULT_BROKER = "mqtt://127.0.0.1:1883"
 PENDING = 0.0       # epoch of a run that has not begun
@@ -155,7 +158,7 @@ def load_collect(options: argparse.Namespace) -> Body:
     park = load_park(options.park)
 
     def body(orders: Orders, say: Say) -> None:
-        with _store(options) as around:
+        with _store(options, orders) as around:
 
             async def work(stop: asyncio.Event, _armed: asyncio.Event, _leave: asyncio.Event) -> None:
                 await collect(
@@ -178,7 +181,7 @@ def load_process(options: argparse.Namespace) -> Body:
     Estimator(park).warm_up()       # compiles the kernels while the others start up; what follows finds them
 
     def body(orders: Orders, say: Say) -> None:
-        with _store(options) as around:
+        with _store(options, orders) as around:
             process(park, around.dsn, around.clock, stop=orders.event("stop"), on_state=say)
 
     return body
@@ -200,14 +203,14 @@ async def _with_events(orders: Orders, work: Work) -> None:
 
 
 @contextmanager
-def _store(options: argparse.Namespace) -> Iterator[Surroundings]:
+def _store(options: argparse.Namespace, orders: Orders) -> Iterator[Surroundings]:
     """Provide the surroundings with a database that has this version's tables."""
-    from park.store import migrate
     from park.store.location import open_database
+    from symbiosis.database import migrate_when_there
     from symbiosis.datafolder import default_data_folder
 
     around = Surroundings.of(options)
     with open_database(around.dsn or None, options.data or default_data_folder(), create=True) as dsn:
         if not options.supervised:
-            migrate(dsn)
+            migrate_when_there(dsn, log.warning, orders.event("stop").wait)
         yield replace(around, dsn=dsn)
