@@ -195,7 +195,8 @@ def growth(rounds: int, sizes: tuple[int, ...]) -> None:
         tasks[str(n)] = lambda network=network, windows=windows: network.reconcile(windows)
     for name, seconds in race(tasks, rounds).items():
         print(
-            f"  {name:>7} streams: {seconds / 64 * 1e6:10.1f} us a window, {seconds / 64 / int(name) * 1e9:6.2f} ns a stream"
+            f"  {name:>7} streams: {seconds / 64 * 1e6:10.1f} us a window, "
+            f"{seconds / 64 / int(name) * 1e9:6.2f} ns a stream"
         )
 
 

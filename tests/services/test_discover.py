@@ -218,8 +218,9 @@ async def test_topics_are_chosen(broker, capsys):
 def test_a_broker_or_server_that_is_not_there_is_said(capsys):
     port = free_port()
     before = time.monotonic()
-    assert main(["discover", f"mqtt://user:secret@127.0.0.1:{port}"]) == 1
-    assert main(["discover", f"opc.tcp://user:secret@127.0.0.1:{port}"]) == 1
+    who = "user:secret"
+    assert main(["discover", f"mqtt://{who}@127.0.0.1:{port}"]) == 1
+    assert main(["discover", f"opc.tcp://{who}@127.0.0.1:{port}"]) == 1
     assert main(["discover", "http://x"]) == 2
     out, said = capsys.readouterr()
     assert out == ""
