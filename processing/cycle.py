@@ -39,8 +39,8 @@ from park.model import Park
 from park.quality import qualities_of
 from park.store import Arrival, ArrivalListener, arrivals_after, connect, read_window, store_park
 from processing import results_store
+from processing.attendance import NEVER, Attendance, Gap
 from processing.chain import Chain, WindowResult
-from processing.detect.meter_silent import Presence, source_of
 from processing.estimate import Estimator
 from processing.meters import Averaging, Bools, Ints
 from processing.results_store import ClosedBy, Stamp
@@ -67,9 +67,6 @@ SETTLE_S = 1.0
 
 BACK_OFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 """Waits between attempts to reach a database that is away."""
-
-NEVER = 2**62
-"""After any time [us]."""
 
 RUNS_KEPT = 50
 """Runs whose times are remembered."""
@@ -146,8 +143,6 @@ class _Run:
     start_us: int
     began_us: int                        # first source time that came in this run; NEVER before
     last_us: Ints                        # shape (n_meters,), latest source time of each meter
-    since_from_us: int                   # silence counts from the first reading at or after this ...
-    since_us: Ints                       # ... of each meter's source, shape (n_meters,); BEFORE: there is none yet
     pending: dict[int, float] = field(default_factory=dict)     # window to revise -> wall time from which
 
 
@@ -160,8 +155,7 @@ class _Session:
         self._length = round(park.park.window_s * 1e6)
         self._lateness = round(park.park.lateness_s * 1e6)
         self._reach = estimator.plan.reach_us()
-        self._source = np.unique([source_of(m) for m in park.meters], return_inverse=True)[1]
-        self._names = [source_of(m) for m in park.meters]
+        self._attendance = Attendance(park, self._table)
         self._waited_for = np.array([
             m.sampling == "periodic" and kind != Averaging.TICKET
             for m, kind in zip(park.meters, self._table.averaging, strict=True)], dtype=np.bool_)
@@ -192,8 +186,8 @@ class _Session:
             self._chain.restore(results_store.read_state(self._conn, "detectors") or {})
         self._position = _Position(**kept) if kept else _Position()
         self._runs = [*self._runs[-RUNS_KEPT:], [now, now]]
-        unknown = np.full(n, BEFORE, dtype=np.int64)
-        self._run = _Run(now, NEVER, unknown, BEFORE, unknown, dict.fromkeys(self._position.pending, 0.0))
+        self._run = _Run(
+            now, NEVER, np.full(n, BEFORE, dtype=np.int64), dict.fromkeys(self._position.pending, 0.0))
         self._readings = Readings.of(n, [], [], [])
         self._loaded_us: int | None = None       # source times before this are in `_readings`, as far as they came
         if self._position.closed_us is not None:
@@ -275,15 +269,7 @@ class _Session:
         self._run.last_us = np.maximum(self._run.last_us, fresh.last_time_us())
         recent = fresh.time_us[fresh.time_us >= self._run.start_us - self._length]
         self._run.began_us = min(self._run.began_us, int(recent.min(initial=NEVER)))
-        self._note_since(fresh)
-
-    def _note_since(self, readings: Readings) -> None:
-        """Note from when on each source has sent."""
-        here = readings.time_us >= self._run.since_from_us
-        first = np.full(self._source.max(initial=0) + 1, NEVER)
-        np.minimum.at(first, self._source[readings.meter[here]], readings.time_us[here])
-        began, since = first[self._source], self._run.since_us
-        self._run.since_us = np.where((began < NEVER) & ((since == BEFORE) | (began < since)), began, since)
+        self._attendance.note(fresh)
 
     def _touch(self, arrival: Arrival) -> None:
         """Note the closed windows that an arrival changes: its own, and those that delays carry it to."""
@@ -308,11 +294,12 @@ class _Session:
             return False
         if self._is_idle(window):
             return self._pass_over(window)
-        excused, since = self._gaps(window)
-        closed_by = self._due(window + self._length, excused)
+        gaps = self._gaps(window)
+        closed_by = self._due(window + self._length, self._attendance.excused(gaps, window + self._length)[0])
         if closed_by is None:
             return False
-        presence = self._presence(window, excused, since)
+        presence = self._attendance.presence(
+            self._readings, (window, window + self._length), gaps, self._patience_us())
         result = self._chain.run(self._readings, window, window + self._length, presence)
         self._position.closed_us = window + self._length
         self._commit(result, Stamp(closed_by, self._now_us(), 0, self._version))
@@ -333,9 +320,9 @@ class _Session:
         found = int(later.min()) if later.size else self._beyond_memory()
         if found is None:
             return False
-        self._position.closed_us = self._run.since_from_us = found // self._length * self._length
-        self._run.since_us = np.full(len(self._table), BEFORE, dtype=np.int64)
-        self._note_since(self._readings)
+        self._position.closed_us = found // self._length * self._length
+        self._attendance.restart(self._position.closed_us)
+        self._attendance.note(self._readings)
         return True
 
     def _beyond_memory(self) -> int | None:
@@ -363,9 +350,10 @@ class _Session:
 
     def _sources_there(self, end: int, live: Bools) -> bool:
         """Whether every source has got as far as the window's end."""
-        newest = np.full(self._source.max(initial=0) + 1, BEFORE, dtype=np.int64)
-        np.maximum.at(newest, self._source, self._run.last_us + self._table.interval_us)
-        return bool((newest[self._source[live]] >= end).all())
+        source = self._attendance.source
+        newest = np.full(self._attendance.n_sources, BEFORE, dtype=np.int64)
+        np.maximum.at(newest, source, self._run.last_us + self._table.interval_us)
+        return bool((newest[source[live]] >= end).all())
 
     def _patience_us(self) -> int:
         """Run time that a whole source may lag: `lateness_s`, and the wall time of `PATIENCE_S` at this speed."""
@@ -373,31 +361,10 @@ class _Session:
         passes = self._clock.at(now + PATIENCE_S) - self._clock.at(now)
         return max(self._lateness, round(passes * 1e6))
 
-    def _gaps(self, window: int) -> tuple[Bools, Ints]:
-        """Return whom a gap excuses at the window's end, and from when on silence counts for each meter [us]."""
-        end = window + self._length
-        since = self._run.since_us.copy()
-        excused = since == BEFORE
+    def _gaps(self, window: int) -> list[Gap]:
+        """Return the gaps that matter to a window."""
         with self._conn.transaction():
-            gaps = results_store.gaps_since(self._conn, window - self._reach)
-        for gap in gaps:
-            struck = np.array([name == gap.source and gap.meter in (None, m) for name, m in zip(
-                self._names, self._table.ids, strict=True)], dtype=np.bool_)
-            if gap.ended_us is None or gap.ended_us >= end:
-                excused |= struck & (gap.started_us < end)
-            else:
-                since = np.where(struck, np.maximum(since, gap.ended_us), since)
-        return excused, since
-
-    def _presence(self, window: int, excused: Bools, since: Ints) -> Presence:
-        """Return who has sent what until the window's end."""
-        end = window + self._length
-        before = self._readings.between(window - self._reach, end).last_time_us()
-        inside = self._readings.between(window, end)
-        first = np.full(len(self._table), BEFORE, dtype=np.int64)
-        some = inside.start[1:] > inside.start[:-1]
-        first[some] = inside.time_us[inside.start[:-1][some]]
-        return Presence(before, first, since, excused, end, self._patience_us())
+            return results_store.gaps_since(self._conn, window - self._reach)
 
     # -- writing --------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from park.model import Park
+from processing.attendance import Gap
 from processing.chain import WindowResult
 from processing.detect.events import Change, Opened
 
@@ -93,16 +94,6 @@ class Earlier:
     readings: int
     taken_out: tuple[str, ...]
     out_of_agreement: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Gap:
-    """A time in which a source, or one meter of it, could not hold its readings; `ended_us` None: it still lasts."""
-
-    source: str
-    meter: str | None
-    started_us: int
-    ended_us: int | None
 
 
 def instant(us: int) -> datetime:

@@ -70,7 +70,7 @@ class SilentMeters:
     def __init__(self, park: Park, table: MeterArrays) -> None:
         self._meters: Sequence[Meter] = park.meters
         self._table = table
-        self._source = np.unique([source_of(m) for m in park.meters], return_inverse=True)[1]
+        self._source = np.unique([m.source.name for m in park.meters], return_inverse=True)[1]
         self.flagged: Bools = np.zeros(len(table), dtype=np.bool_)
         self.out_of_force: Bools = np.zeros(len(table), dtype=np.bool_)     # before `valid_from`, after `valid_to`
 
@@ -111,8 +111,3 @@ class SilentMeters:
         names = stored["flagged"]
         assert isinstance(names, list)
         self.flagged = np.isin(np.array(self._table.ids), names)
-
-
-def source_of(meter: Meter) -> str:
-    """Return the source that the collector reads a meter from, as the store names it."""
-    return meter.source.name

@@ -9,7 +9,7 @@ import pytest
 
 from park.model import Park
 from processing.detect.events import Alarm, Closed, Opened
-from processing.detect.meter_silent import Presence, SilentMeters, source_of
+from processing.detect.meter_silent import Presence, SilentMeters
 from processing.detect.meter_stuck import StuckMeters
 from processing.detect.quality_deviation import QualityLimits
 from processing.detect.volume_mismatch import Mismatches
@@ -104,7 +104,7 @@ def test_each_protocol_is_a_source_of_its_own():
     park = park_of([node("a.n"), node("b.n")], [stream("X", "a.n", "b.n")],
                    [flow("F", "X", "sender", 1.0, source=sparkplug), flow("G", "X", "receiver", 1.0),
                     flow("H", "X", "receiver", 1.0, source={"mqtt": {"topic": "h"}})])
-    assert [source_of(m) for m in park.meters] == ["sparkplug", "opcua:opc.tcp://127.0.0.1:4840", "mqtt"]
+    assert [m.source.name for m in park.meters] == ["sparkplug", "opcua:opc.tcp://127.0.0.1:4840", "mqtt"]
     detector = SilentMeters(park, MeterArrays.of(park))
     assert detector.step(presence([70, 95, 95], 100, patience=30)) == []
 

@@ -1,0 +1,172 @@
+"""Replay: the files of the contract, the results of the live chain, any order and form of the data, wrong files."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import random
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from park.errors import InputError
+from park.units import conversion
+from processing.chain import Chain
+from processing.replay import iso, replay
+from simulators.scenario import Scenario
+from tests.processing.parks import SCENARIO, works
+from tests.processing.simulated import START, Simulated
+from tests.processing.test_chain import play
+
+S = 1_000_000
+FAULTS = [{"id": "d", "kind": "dropout", "subject": "WT4", "after_s": 200, "duration_s": 100}]
+COLUMNS = {
+    "reconciled": "window_start,stream,side,quantity,unit,measured,reconciled,std,adjustment,status,coverage",
+    "nodes": "window_start,node,quantity,unit,imbalance,stored,std",
+    "meters": "window_start,meter,unit,measured,expected,test_statistic,suspect",
+    "events": "event,kind,subject,started_at,ended_at,severity,value,limit,message",
+    "statements": "exchange,period_start,period_end,unit,sender_total,receiver_total,reconciled_total,u95,coverage,"
+                  "in_spec,settled_total,settled_by,revision",
+}
+
+
+def recorded(seconds: float = 400, windows: int = 20) -> list[tuple[str, str, float, str]]:
+    """Rows of a simulated run, in the meters' units."""
+    sim = Simulated(works(), Scenario.model_validate({**SCENARIO, "faults": FAULTS}), seed=1)
+    sim.sampler.faults.arm(START)
+    list(sim.windows(windows, keep_s=1e9))
+    units = [conversion(m.unit) for m in sim.park.meters]
+    return [(iso(int(t)), sim.park.meters[m].id, float(units[m].from_si(v)), "good")
+            for m, t, v in zip(sim.readings.meter, sim.readings.time_us, sim.readings.value, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[tuple[str, str, float, str]]:
+    return recorded()
+
+
+def write(path: Path, rows, header=("time", "meter", "value", "quality")) -> Path:
+    with (gzip.open(path, "wt") if path.suffix == ".gz" else path.open("w")) as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(row[: len(header)] for row in rows)
+    return path
+
+
+def read(out: Path, name: str) -> list[dict[str, str]]:
+    with (out / f"{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def number(entry: object) -> float:
+    return float(entry) if entry not in (None, "") else np.nan
+
+
+def test_replay_writes_the_files_of_the_contract(tmp_path, rows):
+    told = []
+    done = replay(works(), [write(tmp_path / "a.csv", rows)], tmp_path / "out",
+                  on_progress=lambda *state: told.append(state))
+    assert (done.readings, done.unknown, done.windows, done.events) == (len(rows), 0, 20, 1)
+    for name, columns in COLUMNS.items():
+        assert (tmp_path / "out" / f"{name}.csv").read_text().startswith(columns)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(f"{name}.csv" for name in COLUMNS)
+    assert told[0] == ("reading", 0, 1)
+    assert told[-1] == ("windows", 20, 20)
+    event, = read(tmp_path / "out", "events")
+    assert (event["kind"], event["subject"], event["started_at"], event["ended_at"]) == (
+        "meter_silent", "WT4", "2026-01-01T00:03:20Z", "2026-01-01T00:05:00Z")
+
+
+def test_replay_gives_what_the_chain_gives_to_the_last_digit(tmp_path, rows):
+    replay(works(), [write(tmp_path / "a.csv", rows)], tmp_path / "out")
+    twin = Simulated(works(), Scenario.model_validate({**SCENARIO, "faults": FAULTS}), seed=1)
+    twin.sampler.faults.arm(START)
+    expected = {(iso(r.start_us), f.stream, f.side, f.quantity): (number(f.reconciled), number(f.std))
+                for r in play(Chain(works()), twin, 20) for f in r.rows.flows}
+    found = {(r["window_start"], r["stream"], r["side"], r["quantity"]): (number(r["reconciled"]), number(r["std"]))
+             for r in read(tmp_path / "out", "reconciled")}
+    assert found.keys() == expected.keys()
+    for key, values in expected.items():        # values went through the meters' units and back: not bit for bit
+        assert found[key] == pytest.approx(values, rel=1e-9, nan_ok=True)
+
+
+def test_order_files_and_form_do_not_matter(tmp_path, rows):
+    replay(works(), [write(tmp_path / "a.csv", rows)], tmp_path / "plain")
+    mixed = rows.copy()
+    random.Random(0).shuffle(mixed)
+    half = len(mixed) // 2
+    names = ("time", "meter", "value", "quality")
+    table = pa.table({name: [row[k] for row in mixed[half:]] for k, name in enumerate(names)})
+    pyarrow.parquet.write_table(table, tmp_path / "c.parquet")
+    replay(works(), [write(tmp_path / "b.csv.gz", mixed[:half]), tmp_path / "c.parquet"], tmp_path / "mixed")
+    for name in COLUMNS:
+        assert (tmp_path / "plain" / f"{name}.csv").read_bytes() == (tmp_path / "mixed" / f"{name}.csv").read_bytes()
+
+
+def test_parquet_with_timestamps_is_read(tmp_path, rows):
+    write(tmp_path / "a.csv", rows)
+    times = pa.array([row[0] for row in rows]).cast(pa.timestamp("ms", "UTC"))
+    pyarrow.parquet.write_table(pa.table({
+        "time": times, "meter": [row[1] for row in rows], "value": [row[2] for row in rows]}), tmp_path / "a.parquet")
+    for suffix in ("csv", "parquet"):
+        replay(works(), [tmp_path / f"a.{suffix}"], tmp_path / suffix)
+    assert (tmp_path / "csv" / "reconciled.csv").read_bytes() == (tmp_path / "parquet" / "reconciled.csv").read_bytes()
+
+
+def test_bad_and_unknown_readings_and_other_windows(tmp_path, rows):
+    bad = [(t, m, v, "bad" if m == "FT8" else q) for t, m, v, q in rows]
+    done = replay(works(), [write(tmp_path / "a.csv", [*bad, (rows[0][0], "XX9", 1.0, "good")])], tmp_path / "out",
+                  window_s=100)
+    assert (done.unknown, done.windows) == (1, 4)
+    assert "FT8" not in {r["meter"] for r in read(tmp_path / "out", "meters")}
+
+
+def test_time_without_any_reading_has_no_windows_and_makes_nobody_silent(tmp_path, rows):
+    cut = [row for row in rows if not "00:01:00" <= row[0][11:19] < "00:03:00" and row[0][11:19] < "00:03:20"]
+    done = replay(works(), [write(tmp_path / "a.csv", cut)], tmp_path / "out")
+    assert (done.windows, done.events) == (4, 0)
+
+
+@pytest.mark.parametrize(("header", "row", "message"), [
+    (("time", "meter"), ("2026-01-01T00:00:00Z", "FT1"), "no column 'value'"),
+    (("time", "meter", "value"), ("2026-01-01T00:00:00", "FT1", 1.0), "must be ISO 8601 with an offset"),
+    (("time", "meter", "value", "quality"), ("2026-01-01T00:00:00Z", "FT1", 1.0, "fine"), "got 'fine'"),
+    (("time", "meter", "value"), ("2026-01-01T00:00:00Z", "FT1", "much"), "much"),
+    (("time", "meter", "value"), ("yesterday+00:00", "FT1", 1.0), "yesterday"),
+])
+def test_wrong_files_are_refused_with_the_reason(tmp_path, header, row, message):
+    path = write(tmp_path / "wrong.csv", [row], header)
+    with pytest.raises(InputError, match=message) as caught:
+        replay(works(), [path], tmp_path / "out")
+    assert str(path) in str(caught.value)
+
+
+def test_other_files_are_refused(tmp_path):
+    (tmp_path / "a.xlsx").write_text("")
+    for name in ("a.xlsx", "missing.csv"):
+        with pytest.raises(InputError, match=name):
+            replay(works(), [tmp_path / name], tmp_path / "out")
+
+
+def test_memory_does_not_grow_with_the_length_of_the_data(tmp_path, monkeypatch, rows):
+    """The readings in memory at once are those of a bucket and of the reach before it, however long the data."""
+    import processing.replay as module
+
+    monkeypatch.setattr(module, "BUCKET_WINDOWS", 2)
+    most = []
+    run = Chain.run
+
+    def watched(self, readings, *rest):
+        most.append(len(readings))
+        return run(self, readings, *rest)
+
+    monkeypatch.setattr(Chain, "run", watched)
+    one = [row for row in rows if row[1] == "FT8"]
+    long = [(iso(START * S + k * 5 * S), "FT8", one[k % len(one)][2], "good") for k in range(1200)]
+    replay(works(), [write(tmp_path / "a.csv", long)], tmp_path / "out")
+    assert max(most) < 600
+    assert len(most) == 300
+    assert np.max(most[:150]) == np.max(most[-150:])
