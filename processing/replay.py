@@ -192,9 +192,6 @@ class Buckets:
             raise InputError(f"{path}: {_first_line(error)}") from error
 
     def _add(self, batch: pa.RecordBatch, path: Path) -> None:
-        missing = [name for name in ("time", "meter", "value") if name not in batch.schema.names]
-        if missing:
-            raise InputError(f"{path}: no column {missing[0]!r} (hint: the columns are time, meter, value and quality)")
         found = pc.index_in(batch["meter"].cast(pa.string()), value_set=self._ids)
         known = pc.is_valid(found).to_numpy(zero_copy_only=False)
         rows = np.zeros(int(known.sum()), dtype=ROW)
@@ -235,6 +232,7 @@ def _batches(path: Path) -> Iterator[pa.RecordBatch]:
     """Yield a file's rows, some ten thousand at a time."""
     if path.suffix == ".parquet":
         with pyarrow.parquet.ParquetFile(path) as file:
+            _check_columns(file.schema_arrow.names, path)
             yield from file.iter_batches()
         return
     if ".csv" not in path.suffixes:
@@ -243,7 +241,14 @@ def _batches(path: Path) -> Iterator[pa.RecordBatch]:
         column_types={"time": pa.string(), "meter": pa.string(), "value": pa.float64(), "quality": pa.string()},
         strings_can_be_null=True)
     with pyarrow.csv.open_csv(path, convert_options=types) as reader:
+        _check_columns(reader.schema.names, path)
         yield from reader
+
+
+def _check_columns(names: Sequence[str], path: Path) -> None:
+    missing = [name for name in ("time", "meter", "value") if name not in names]
+    if missing:
+        raise InputError(f"{path}: no column {missing[0]!r} (hint: the columns are time, meter, value and quality)")
 
 
 def _times(column: pa.Array, path: Path) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"symbiosis {version('symbiosis')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for add in (_add_demo, _add_check, _add_simulate, _add_collect, _add_process, _add_run, _add_dashboards, _add_db,
-                _add_deadletters, _add_discover):
+                _add_deadletters, _add_discover, _add_replay):
         add(commands)
     return parser
 
@@ -226,6 +226,12 @@ def _add_db(commands: Subparsers) -> None:
 
 def _add_deadletters(commands: Subparsers) -> None:
     from symbiosis.deadletters import add_command
+
+    add_command(commands)
+
+
+def _add_replay(commands: Subparsers) -> None:
+    from symbiosis.replay import add_command
 
     add_command(commands)
 
