@@ -1,7 +1,7 @@
 """Balances without their unmeasured streams, and which of them are independent.
 
-Here: `reduce`, two sparse eliminations (elimination.py) and what must be remembered of them. Not here: the order and the
-factors of what remains (ordering.py, sparse.py).
+Here: `reduce`, two sparse eliminations (elimination.py) and what must be remembered of them. Not here: the order and
+the factors of what remains (ordering.py, sparse.py).
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 Here: what large networks use; the time for a window grows with the number of streams, not with its square. The steps:
 eliminate unmeasured streams and drop balances that depend on others (reduction.py), order (ordering.py) and factor
-(factors.py) S = R V R', solve many windows at once (kernels.py). Not here: networks so badly scaled that normal equations lose too many digits; these
-go to dense.py if they are small enough, and are refined if not. The main path: `project_sparse`.
+(factors.py) S = R V R', solve many windows at once (kernels.py). Not here: networks so badly scaled that normal
+equations lose too many digits; these go to dense.py if they are small enough, and are refined if not. The main path:
+`project_sparse`.
 """
 
 from __future__ import annotations

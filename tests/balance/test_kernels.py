@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from processing.balance import inputs, kernels
+from processing.balance import factors, inputs, kernels
 from processing.balance.dense import project
 from processing.balance.elimination import eliminate, grown
-from processing.balance.sparse import minimum_degree, project_sparse, share_out, take_rows
+from processing.balance.ordering import minimum_degree
+from processing.balance.reduction import take_rows
+from processing.balance.sparse import project_sparse, share_out
 from tests.balance.networks import plant
 
 
@@ -107,13 +109,13 @@ def test_inverse_on_pattern():
     projection, r, v, _ = made(4)
     f = projection.factor
     inverse = np.linalg.inv(r @ v @ r.T)
-    below, on = kernels.inverse_on_pattern(f.start, f.row, f.value, f.inverse)
+    below, on = factors.inverse_on_pattern(f.start, f.row, f.value, f.inverse)
     np.testing.assert_allclose(on, np.diagonal(inverse), rtol=1e-9)
     for k in range(len(on)):
         for p in range(f.start[k], f.start[k + 1]):
             assert below[p] == pytest.approx(inverse[f.row[p], k], rel=1e-7, abs=1e-12)
     columns = projection.order.rows.transposed()
-    seen = kernels.quadratic_by_column(columns.start, columns.index, columns.value, f.start, f.row, below, on)
+    seen = factors.quadratic_by_column(columns.start, columns.index, columns.value, f.start, f.row, below, on)
     np.testing.assert_allclose(seen, np.einsum("ij,ik,kj->j", r, inverse, r), rtol=1e-8, atol=1e-12)
 
 
