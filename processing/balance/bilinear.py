@@ -18,7 +18,8 @@ import scipy.sparse as sp
 
 from processing.balance import inputs
 from processing.balance.errors import BalanceError
-from processing.balance.inputs import Bools, Floats, Ints, Matrix, Rows
+from processing.balance.inputs import Floats, Ints, Matrix
+from processing.balance.mixing import Constraints, constraints_of, slots_of
 from processing.balance.network import Network
 from processing.balance.nonlinear import reconcile_nonlinear
 from processing.balance.ordering import as_rows, minimum_degree, pattern_of_factor
@@ -27,36 +28,6 @@ from processing.balance.result import Part, Result
 
 WIDTH = 8
 """Windows solved side by side: as many as one vector instruction takes."""
-
-
-@dataclass(frozen=True, eq=False)
-class Constraints:
-    """All constraints on the variables (flows, then properties stream by stream), term by term.
-
-    Parameters
-    ----------
-    row, variable, other, share
-        One entry of the Jacobian each: share, times variable `other` unless that is -1; shape (n_entries,).
-    n_rows, n_variables
-        Their numbers.
-    """
-
-    row: Ints
-    variable: Ints
-    other: Ints
-    share: Floats
-    n_rows: int
-    n_variables: int
-
-    def residual(self, z: Floats, rhs: Floats) -> Floats:
-        """Return g(z), shape (n_rows,)."""
-        product = self.share * z[self.variable] * np.where(self.other < 0, 1.0, 0.5 * z[self.other])
-        return np.bincount(self.row, product, self.n_rows) - rhs
-
-    def jacobian(self, z: Floats) -> sp.csr_array:
-        """Return dg/dz, shape (n_rows, n_variables)."""
-        value = self.share * np.where(self.other < 0, 1.0, z[self.other])
-        return sp.coo_array((value, (self.row, self.variable)), shape=(self.n_rows, self.n_variables)).tocsr()
 
 
 class BilinearResult:
@@ -194,7 +165,7 @@ class BilinearNetwork:
         self._pattern = pattern_of_factor(graph[order][:, order])
         one, two = self._place[c.variable], self._place[c.row + n]
         low, high = np.minimum(one, two), np.maximum(one, two)
-        self._entries = Entries(c.row, c.variable, c.other, c.share, _slots(self._pattern, low, high))
+        self._entries = Entries(c.row, c.variable, c.other, c.share, slots_of(self._pattern, low, high))
 
     def reconcile(
         self,
@@ -417,7 +388,7 @@ def prepare_bilinear(
     full = np.zeros(n, dtype=bool) if whole is None else np.asarray(whole)
     if full.shape != (n,) or full.dtype != np.bool_:
         raise BalanceError(f"whole must be bool of shape ({n},), got {full.dtype} of {full.shape}")
-    constraints = _constraints(mass, carry, n_properties, same, full)
+    constraints = constraints_of(mass, carry, n_properties, same, full)
     return BilinearNetwork(constraints, n, mass.n_rows, carry.n_rows, int(full.sum()))
 
 
@@ -471,34 +442,6 @@ def reconcile_bilinear(
     return network.reconcile(flow, carried, flow_std, carried_std, **options)
 
 
-def _constraints(mass: Rows, carry: Rows, k: int, same: Sequence[tuple[int, int]], whole: Bools) -> Constraints:
-    """List all entries of the Jacobian."""
-    n, m, q = mass.n_columns, mass.n_rows, carry.n_rows
-    row, variable, other, share = [mass.row_of_entry()], [mass.index], [np.full(len(mass.index), -1)], [mass.value]
-    for c in range(k):
-        at = m + carry.row_of_entry() * k + c
-        held = n + carry.index * k + c
-        row += [at, at]
-        variable += [carry.index, held]
-        other += [held, carry.index]
-        share += [carry.value, carry.value]
-    first = m + q * k
-    for p, (one, two) in enumerate(same):
-        at = first + p * k + np.arange(k)
-        row += [at, at]
-        variable += [n + one * k + np.arange(k), n + two * k + np.arange(k)]
-        other += [np.full(k, -1), np.full(k, -1)]
-        share += [np.ones(k), -np.ones(k)]
-    first += len(same) * k
-    for p, stream in enumerate(np.flatnonzero(whole)):
-        row.append(np.full(k, first + p))
-        variable.append(n + stream * k + np.arange(k))
-        other.append(np.full(k, -1))
-        share.append(np.ones(k))
-    rows, variables, others = (np.concatenate(part).astype(np.int64) for part in (row, variable, other))
-    return Constraints(rows, variables, others, np.concatenate(share), first + int(whole.sum()), n * (k + 1))
-
-
 def _spread(std: Any, shape: tuple[int, ...], name: str) -> Floats:
     """Return std of one window's shape or all windows', flat over properties; shape (n_windows or 1, n)."""
     values = inputs.as_floats(std, name)
@@ -509,10 +452,3 @@ def _spread(std: Any, shape: tuple[int, ...], name: str) -> Floats:
         )
     width = int(np.prod(one))
     return np.broadcast_to(values, one).reshape(1, width) if values.shape in ((), one) else values.reshape(-1, width)
-
-
-def _slots(pattern: Any, low: Ints, high: Ints) -> Ints:
-    """Return where in L the entries (high, low) are."""
-    column = np.repeat(np.arange(len(pattern.l_start) - 1), np.diff(pattern.l_start))
-    n = len(pattern.l_start)
-    return np.searchsorted(column * n + pattern.l_index, low * n + high).astype(np.int64)

@@ -1,14 +1,14 @@
 """Which meters are biased and which nodes leak, several at once, with the estimates and what cannot be told apart.
 
-Here: `identify_gross_errors`, serial compensation with the generalised likelihood ratio. Not here: the hypotheses
-and their threshold (hypotheses.py), what shows only over many windows (sequential.py). The main path: `_Search.run`.
+Here: `identify_gross_errors`, `find_gross_errors` and their answer. Not here: the hypotheses and their threshold
+(hypotheses.py), the search in one window (compensation.py), what shows only over many windows (sequential.py). The main
+path: `_Table.search`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from processing.balance import inputs
 from processing.balance.bounds import move_inside
+from processing.balance.compensation import Rules, Search, Taken
 from processing.balance.errors import BalanceError
-from processing.balance.hypotheses import KINDS, SPENT, Hypotheses, hypotheses_of
+from processing.balance.hypotheses import KINDS, Hypotheses, hypotheses_of
 from processing.balance.inputs import Bools, Floats, Ints, Matrix
 from processing.balance.network import Network, reconcile
 from processing.balance.result import Part, Result
@@ -114,34 +115,6 @@ class Found:
     def _out(self, values: npt.NDArray[Any]) -> Any:
         """Return values by window in the shape of what was given."""
         return values[0] if self._single else values
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What `identify_gross_errors` was asked.
-
-    Parameters
-    ----------
-    alpha
-        Probability that a clean window raises any alarm.
-    kinds
-        Of "bias", "leak".
-    never_suspect
-        bool, shape (n_streams,), or None.
-    at_most
-        Errors named in one window at most; None: as many as the balances can tell.
-    bounds
-        (low, high), each shape (n_streams,), or None.
-    threshold
-        What |z| must exceed; None: what keeps `alpha`.
-    """
-
-    alpha: float = 0.05
-    kinds: tuple[str, ...] = ("bias", "leak")
-    never_suspect: Bools | None = None
-    at_most: int | None = None
-    bounds: tuple[Floats, Floats] | None = None
-    threshold: float | None = None
 
 
 def identify_gross_errors(
@@ -314,7 +287,7 @@ class _Table:
         errors = hypotheses_of(part.projection, rules.kinds, rules.never_suspect)
         self.tested.append((errors, part))
         if errors.count:
-            search = _Search(errors, rules)
+            search = Search(errors, rules)
             self.threshold[part.windows] = search.limit
             for first in range(0, len(part.windows), TOGETHER):
                 some = Part(part.projection, part.windows[first : first + TOGETHER])
@@ -322,7 +295,7 @@ class _Table:
         if rules.bounds is not None:
             self._keep_inside(part, rules.bounds)
 
-    def _search_some(self, search: _Search, part: Part) -> None:
+    def _search_some(self, search: Search, part: Part) -> None:
         """Test some windows, and take errors out of those that alarm."""
         scores = search.errors.scores(self.result.residual(part))
         magnitude = scores * search.per_std
@@ -333,7 +306,7 @@ class _Table:
             window = int(part.windows[k])
             self._write(window, search.run(scores[k], self.reconciled[window]), search)
 
-    def _search_alike(self, search: _Search, alarmed: Ints, scores: Floats, windows: Ints) -> Ints:
+    def _search_alike(self, search: Search, alarmed: Ints, scores: Floats, windows: Ints) -> Ints:
         """Deal together with windows whose one error is the same, as a bias that lasts is; return those left over."""
         if search.bounds is not None or len(alarmed) < ALIKE:
             return alarmed
@@ -357,13 +330,13 @@ class _Table:
             if ((x < bounds[0]) | (x > bounds[1])).any() and not (self.suspects[k].any() or self.leaks[k].any()):
                 self.reconciled[k] = move_inside(x, bounds, part.projection.covariance_of, int(k))
 
-    def _write(self, window: int, taken: _Taken, search: _Search) -> None:
+    def _write(self, window: int, taken: Taken, search: Search) -> None:
         """Enter what was taken out of one window, for every member of each group."""
         self.reconciled[window] = taken.reconciled
         for chosen, size, spread in zip(taken.errors, taken.sizes, taken.spreads, strict=True):
             self._enter(window, chosen, size, spread, search)
 
-    def _enter(self, windows: Any, chosen: int, size: Any, spread: Any, search: _Search) -> None:
+    def _enter(self, windows: Any, chosen: int, size: Any, spread: Any, search: Search) -> None:
         """Enter one error of one window or several, for every member of its group."""
         errors = search.errors
         biases = len(errors.streams)
@@ -374,156 +347,3 @@ class _Table:
             (self.suspects, self.leaks)[kind][windows, at] = True
             self.size[kind][windows, at] = size * share
             self.spread[kind][windows, at] = spread * abs(share)
-
-
-@dataclass(frozen=True, eq=False)
-class _Taken:
-    """What was taken out of one window: hypotheses, their sizes and stds, the reconciled values without them."""
-
-    errors: list[int]
-    sizes: Floats
-    spreads: Floats
-    reconciled: Floats
-
-
-@dataclass(frozen=True, eq=False)
-class _Direction:
-    """One error's direction, orthogonal to those taken before.
-
-    Parameters
-    ----------
-    response
-        What it adds to each score, shape (n_hypotheses,).
-    leading
-        The same, zero but for the leaders of groups.
-    spends
-        What it takes of each hypothesis' information.
-    relief
-        What taking it out adds to the reconciled values, shape (n_streams,).
-    """
-
-    response: Floats
-    leading: Floats
-    spends: Floats
-    relief: Floats
-
-
-class _Search:
-    """Serial compensation for windows of one pattern; what belongs to a hypothesis is kept between windows."""
-
-    def __init__(self, errors: Hypotheses, rules: Rules) -> None:
-        self.errors = errors
-        self.limit = errors.threshold(rules.alpha) if rules.threshold is None else rules.threshold
-        self.bounds = rules.bounds
-        self.most = min(errors.projection.degrees_of_freedom, rules.at_most or errors.count)
-        self.per_std = 1.0 / np.sqrt(errors.information)
-        # zero where another of its group stands for it: it never comes out as a candidate
-        self.leads = np.zeros(errors.count)
-        self.leads[errors.leaders] = 1.0
-        self.spent = SPENT * errors.information
-        self.range = self._range()
-        self._raw: dict[int, tuple[Floats, Floats]] = {}
-        self._first: dict[int, _Direction] = {}
-        self._members: dict[int, list[tuple[int, float]]] = {}
-
-    def run(self, scores: Floats, reconciled: Floats) -> _Taken:
-        """Take errors out of one window until none is above the limit."""
-        information, score, x = self.errors.information, scores * self.leads, reconciled
-        taken: list[int] = []
-        basis: list[_Direction] = []
-        parts: list[float] = []
-        while len(taken) < self.most:
-            for h in self._candidates(score, information, taken):
-                direction = self._orthogonal(h, basis)
-                step = score[h] / math.sqrt(information[h])
-                if self._inside(x, step, direction.relief):
-                    break
-            else:
-                break
-            taken.append(h)
-            basis.append(direction)
-            parts.append(step)
-            x, score = x + step * direction.relief, score - step * direction.leading
-            information = information - direction.spends
-        triangle = np.array([[direction.response[h] for h in taken] for direction in basis])
-        sizes, spreads = _sizes(triangle, np.array(parts))
-        return _Taken(taken, sizes, spreads, x)
-
-    def direction(self, h: int) -> _Direction:
-        """Return the direction of h with no error taken before."""
-        return self._orthogonal(h, [])
-
-    def first_step(self, h: int, scores: Floats) -> tuple[Floats, Bools]:
-        """Return how much of h windows show, and whether more is above the limit once it is taken out.
-
-        scores has shape (n_windows, n_hypotheses), both answers (n_windows,).
-        """
-        direction, information = self.direction(h), self.errors.information
-        steps: Floats = scores[:, h] / math.sqrt(information[h])
-        left = information - direction.spends
-        bar = np.where((left > self.spent) & (self.leads > 0), self.limit**2 * left, np.inf)
-        bar[h] = np.inf
-        rest = scores - steps[:, None] * direction.response
-        more = np.asarray((rest * rest > bar).any(axis=1), dtype=np.bool_)
-        return steps, more if self.most > 1 else np.zeros_like(more)
-
-    def members(self, chosen: int) -> list[tuple[int, float]]:
-        """Return the hypotheses of one group, each with its size where that of `chosen` is one."""
-        if chosen not in self._members:
-            errors = self.errors
-            group = np.flatnonzero(errors.group == errors.group[chosen])
-            share = np.sign(self.direction(chosen).response[group]) * self.per_std[group] / self.per_std[chosen]
-            self._members[chosen] = list(zip(group.tolist(), share.tolist(), strict=True))
-        return self._members[chosen]
-
-    def _candidates(self, score: Floats, information: Floats, taken: list[int]) -> list[int]:
-        """Return the hypotheses above the limit, the likeliest first."""
-        above = np.flatnonzero(score * score > self.limit**2 * information)
-        above = above[information[above] > self.spent[above]]
-        above = above[[h not in taken for h in above]] if taken else above
-        rank = 0.5 * score[above] ** 2 / information[above]
-        if self.range is not None:
-            rank -= np.log(np.sqrt(information[above]) * self.range[above])
-        order: list[int] = above[np.argsort(-rank, kind="stable")].tolist()
-        return order
-
-    def _orthogonal(self, h: int, basis: list[_Direction]) -> _Direction:
-        """Return the direction of h less what the errors taken before account for (Gram-Schmidt in the metric of L)."""
-        if h not in self._raw:
-            self._raw[h] = self.errors.response(h), self.errors.relief(h)
-            self._first[h] = self._unit(h, *self._raw[h])
-        if not basis:
-            return self._first[h]
-        response, relief = self._raw[h]
-        for before in basis:
-            share = before.response[h]
-            relief = relief - share * before.relief
-            response = response - share * before.response
-        return self._unit(h, response, relief)
-
-    def _unit(self, h: int, response: Floats, relief: Floats) -> _Direction:
-        """Return the direction scaled so that the window shows it with std one."""
-        unit = response / math.sqrt(response[h])
-        return _Direction(unit, unit * self.leads, unit**2, relief / math.sqrt(response[h]))
-
-    def _inside(self, x: Floats, step: float, relief: Floats) -> bool:
-        """Whether reconciled values keep the bounds after one more step."""
-        if self.bounds is None:
-            return True
-        moved = x + step * relief
-        return not ((moved < self.bounds[0]) | (moved > self.bounds[1])).any()
-
-    def _range(self) -> Floats | None:
-        """How far apart each hypothesis' bounds are, shape (n_hypotheses,); None unless all are known."""
-        if self.bounds is None or len(self.errors.nodes):
-            return None
-        width = (self.bounds[1] - self.bounds[0])[self.errors.streams]
-        return width if (np.isfinite(width) & (width > 0)).all() else None
-
-
-def _sizes(triangle: Floats, parts: Floats) -> tuple[Floats, Floats]:
-    """Return the sizes of errors and their std from their orthogonal parts: rows of `triangle` are the basis."""
-    if len(parts) == 1:
-        return parts / triangle[0], 1.0 / triangle[0]
-    inverse = np.linalg.inv(np.triu(triangle.reshape(len(parts), len(parts))))
-    return inverse @ parts, np.sqrt((inverse**2).sum(axis=1))

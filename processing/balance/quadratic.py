@@ -91,6 +91,102 @@ def solve_each(block: Floats, pattern: Pattern, lower: Floats, diagonal: Floats)
 
 
 @njit(cache=True, nogil=True)
+def scale_entries(entries: Entries, value: Floats, scale: Floats, row_scale: Floats) -> None:
+    """Bring the Jacobian to variables of std one and rows of length one, in place; row_scale gets the rows' factors."""
+    row_scale[:] = 0.0
+    for p in range(len(entries.row)):
+        v, r = entries.variable[p], entries.row[p]
+        for b in range(value.shape[1]):
+            value[p, b] *= scale[v, b]
+            row_scale[r, b] += value[p, b] * value[p, b]
+    for r in range(row_scale.shape[0]):
+        for b in range(row_scale.shape[1]):
+            row_scale[r, b] = 1.0 / np.sqrt(row_scale[r, b]) if row_scale[r, b] > 0.0 else 1.0
+    for p in range(len(entries.row)):
+        r = entries.row[p]
+        for b in range(value.shape[1]):
+            value[p, b] *= row_scale[r, b]
+
+
+@njit(cache=True, nogil=True)
+def factor_conditions(
+    entries: Entries, value: Floats, measured: Floats, pattern: Pattern, place: Ints, lower: Floats, diagonal: Floats
+) -> None:
+    """Factor the shifted conditions of optimality for a scaled Jacobian, in place of lower and diagonal."""
+    n = measured.shape[0]
+    lower[:] = 0.0
+    for p in range(len(entries.row)):
+        s = entries.slot[p]
+        for b in range(value.shape[1]):
+            lower[s, b] += value[p, b]
+    for u in range(len(place)):
+        for b in range(value.shape[1]):
+            diagonal[place[u], b] = measured[u, b] + SHIFT if u < n else -SHIFT
+    factorise(
+        pattern.l_start, pattern.l_index, pattern.row_start, pattern.row_column, pattern.row_place, lower, diagonal
+    )
+
+
+@njit(cache=True, nogil=True)
+def refine(
+    entries: Entries,
+    value: Floats,
+    away: Floats,
+    left: Floats,
+    place: Ints,
+    factor: tuple[Pattern, Floats, Floats],
+    step: Floats,
+    multiplier: Floats,
+) -> None:
+    """Add one solution of what step and multiplier leave of the unshifted conditions.
+
+    away (n_variables, n_windows) is the scaled distance from the measured values before the step, NaN where there is
+    none; left (n_rows, n_windows) the scaled residuals there.
+    """
+    pattern, lower, diagonal = factor
+    n, width = step.shape
+    block = np.empty((len(place), width))
+    for u in range(len(place)):
+        for b in range(width):
+            if u >= n:
+                block[place[u], b] = -left[u - n, b]
+            else:
+                block[place[u], b] = 0.0 if np.isnan(away[u, b]) else -away[u, b] - step[u, b]
+    for p in range(len(entries.row)):
+        v, r = entries.variable[p], entries.row[p]
+        for b in range(width):
+            block[place[v], b] -= value[p, b] * multiplier[r, b]
+            block[place[n + r], b] -= value[p, b] * step[v, b]
+    solve_each(block, pattern, lower, diagonal)
+    for v in range(n):
+        for b in range(width):
+            step[v, b] += block[place[v], b]
+    for r in range(multiplier.shape[0]):
+        for b in range(width):
+            multiplier[r, b] += block[place[n + r], b]
+
+
+@njit(cache=True, nogil=True)
+def judge(step: Floats, residual: Floats, terms: Floats, tolerance: float, iteration: int, report: Floats) -> bool:
+    """Note in report which windows have come to rest; True if all have."""
+    done = True
+    for b in range(step.shape[1]):
+        if report[0, b] > 0.0:
+            continue
+        moved, left = 0.0, 0.0
+        for v in range(step.shape[0]):
+            moved = max(moved, abs(step[v, b]))
+        for r in range(residual.shape[0]):
+            left = max(left, abs(residual[r, b]) / terms[r, b])
+        report[2, b] = left
+        if moved <= tolerance and left <= tolerance:
+            report[0, b], report[1, b] = 1.0, iteration + 1.0
+        else:
+            done = False
+    return done
+
+
+@njit(cache=True, nogil=True)
 def gauss_newton(
     z: Floats,
     given: Floats,
@@ -111,112 +207,36 @@ def gauss_newton(
     """
     n, width = z.shape
     m = rhs.shape[0]
-    tolerance, most = limits[0], int(limits[1])
     value = np.empty((len(entries.row), width))
     residual, size, row_scale = np.empty((m, width)), np.empty((m, width)), np.empty((m, width))
-    multiplier = np.zeros((m, width))
-    measured = np.empty((n, width))
+    left, multiplier = np.empty((m, width)), np.empty((m, width))
+    measured, away, step = np.empty((n, width)), np.empty((n, width)), np.empty((n, width))
+    lower, diagonal = np.empty((len(pattern.l_index), width)), np.empty((n + m, width))
+    report[0], report[1], report[2] = 0.0, limits[1], np.inf
     for v in range(n):
         for b in range(width):
             measured[v, b] = 0.0 if np.isnan(given[v, b]) else 1.0
-    one, other = np.empty((n, width)), np.empty((m, width))
-    step, change = np.empty((n, width)), np.empty((m, width))
-    block = np.empty((n + m, width))
-    for b in range(width):
-        report[0, b], report[1, b], report[2, b] = 0.0, float(most), np.inf
     evaluate(entries, z, rhs, value, residual, size)
-    for iteration in range(most):
-        # scale: columns by std, rows to length one
-        row_scale[:] = 0.0
-        for p in range(len(entries.row)):
-            v, r = entries.variable[p], entries.row[p]
-            for b in range(width):
-                value[p, b] *= scale[v, b]
-                row_scale[r, b] += value[p, b] * value[p, b]
-        for r in range(m):
-            for b in range(width):
-                row_scale[r, b] = 1.0 / np.sqrt(row_scale[r, b]) if row_scale[r, b] > 0.0 else 1.0
-        lower = np.zeros((len(pattern.l_index), width))
-        diagonal = np.empty((n + m, width))
-        for p in range(len(entries.row)):
-            r, s = entries.row[p], entries.slot[p]
-            for b in range(width):
-                value[p, b] *= row_scale[r, b]
-                lower[s, b] += value[p, b]
+    for iteration in range(int(limits[1])):
+        scale_entries(entries, value, scale, row_scale)
+        factor_conditions(entries, value, measured, pattern, place, lower, diagonal)
         for v in range(n):
             for b in range(width):
-                diagonal[place[v], b] = measured[v, b] + SHIFT
+                away[v, b] = (z[v, b] - given[v, b]) / scale[v, b] if scale[v, b] > 0.0 else 0.0
         for r in range(m):
             for b in range(width):
-                diagonal[place[n + r], b] = -SHIFT
-        factorise(
-            pattern.l_start,
-            pattern.l_index,
-            pattern.row_start,
-            pattern.row_column,
-            pattern.row_place,
-            lower,
-            diagonal,
-        )
+                left[r, b] = residual[r, b] * row_scale[r, b]
         step[:] = 0.0
+        multiplier[:] = 0.0
         for _ in range(REFINEMENTS):
-            for v in range(n):
-                for b in range(width):
-                    one[v, b] = 0.0
-                    if measured[v, b] > 0.0 and scale[v, b] > 0.0:
-                        one[v, b] = -((z[v, b] - given[v, b]) / scale[v, b] + step[v, b])
-            for r in range(m):
-                for b in range(width):
-                    other[r, b] = -residual[r, b] * row_scale[r, b]
-            for p in range(len(entries.row)):
-                v, r = entries.variable[p], entries.row[p]
-                for b in range(width):
-                    one[v, b] -= value[p, b] * multiplier[r, b]
-                    other[r, b] -= value[p, b] * step[v, b]
-            for v in range(n):
-                for b in range(width):
-                    block[place[v], b] = one[v, b]
-            for r in range(m):
-                for b in range(width):
-                    block[place[n + r], b] = other[r, b]
-            solve_each(block, pattern, lower, diagonal)
-            for v in range(n):
-                for b in range(width):
-                    step[v, b] += block[place[v], b]
-            for r in range(m):
-                for b in range(width):
-                    multiplier[r, b] += block[place[n + r], b]
+            refine(entries, value, away, left, place, (pattern, lower, diagonal), step, multiplier)
         for v in range(n):
             for b in range(width):
                 if report[0, b] == 0.0:
                     z[v, b] += scale[v, b] * step[v, b]
-        # multipliers are of scaled rows: carry them over in the rows' own unit
-        for r in range(m):
-            for b in range(width):
-                change[r, b] = multiplier[r, b] * row_scale[r, b]
         evaluate(entries, z, rhs, value, residual, size)
-        done = True
-        for b in range(width):
-            if report[0, b] > 0.0:
-                continue
-            moved = 0.0
-            for v in range(n):
-                moved = max(moved, abs(step[v, b]))
-            left = 0.0
-            for r in range(m):
-                left = max(left, abs(residual[r, b]) / (size[r, b] + 1.0 / row_scale[r, b]))
-            report[2, b] = left
-            if moved <= tolerance and left <= tolerance:
-                report[0, b], report[1, b] = 1.0, iteration + 1.0
-            else:
-                done = False
-        if done:
-            return
-        row_scale[:] = 0.0
-        for p in range(len(entries.row)):
-            v, r = entries.variable[p], entries.row[p]
-            for b in range(width):
-                row_scale[r, b] += (value[p, b] * scale[v, b]) ** 2
         for r in range(m):
             for b in range(width):
-                multiplier[r, b] = change[r, b] * np.sqrt(row_scale[r, b]) if row_scale[r, b] > 0.0 else 0.0
+                size[r, b] += 1.0 / row_scale[r, b]
+        if judge(step, residual, size, limits[0], iteration, report):
+            return

@@ -168,6 +168,28 @@ def test_elimination(seed):
         assert not after[np.setdiff1d(row[k + 1 :], [i]), j].any()
 
 
+def test_elimination_passes_over_zeros():
+    """An entry written as zero is no entry, and no pivot."""
+    start, index, value = np.array([0, 2, 4]), np.array([0, 1, 0, 1]), np.array([0.0, 1.0, 2.0, 1.0])
+    *_, row, column, target, _, _ = eliminate(start, index, value, np.array([True, False]))
+    assert (row.tolist(), column.tolist(), len(target)) == ([1], [0], 0)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_elimination_of_many_columns(seed):
+    """Rows grow and move; the rest is free of what was eliminated, and the steps say how it came about."""
+    rng = np.random.default_rng(seed)
+    full = plant(60, 130, seed, real=0.2, outside=0.1).toarray()
+    chosen = rng.random(130) < 0.5
+    rows = inputs.rows_of(full, "matrix")
+    start, index, value, row, _, target, source, share = eliminate(rows.start, rows.index, rows.value, chosen.copy())
+    expected = full.copy()
+    for to, of, by in zip(target, source, share, strict=True):
+        expected[to] -= by * expected[of]
+    np.testing.assert_allclose(inputs.Rows(start, index, value, 130).dense(), expected, atol=1e-9)
+    assert not expected[np.setdiff1d(np.arange(60), row)][:, chosen].round(9).any()
+
+
 def test_elimination_grows_its_room():
     """A full first column fills every row with the first row's entries."""
     full = np.eye(40, 60)
