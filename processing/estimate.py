@@ -11,14 +11,14 @@ path enters at `Estimator.estimate`.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from park.model import Park
 from processing.balance import BalanceError, NonlinearResult, classify, reconcile_nonlinear
 from processing.equations import NONE, End, Equations
-from processing.meters import Bools, Floats, Ints, MeterArrays
+from processing.meters import ALWAYS_US, Bools, Floats, Ints, MeterArrays, instant_us
 from processing.observation import Observation
 from processing.placement import plan_of
 from processing.window import Means, Readings, Slots, average
@@ -82,6 +82,8 @@ class Estimate:
         Whether the reconciliation came to rest; if not, `values` are NaN.
     expected
         The variables at which variances were taken, shape (n_variables,); never NaN.
+    absent
+        Streams that are not in force in the window, bool, shape (n_streams,); None where all are.
     """
 
     start_us: int
@@ -99,6 +101,7 @@ class Estimate:
     degrees_of_freedom: int
     converged: bool
     expected: Floats
+    absent: Bools | None = None
 
     @property
     def std(self) -> Floats:
@@ -123,6 +126,7 @@ class Estimator:
         self.plan = plan_of(park, self.table, self.equations)
         self._bound: Ints = np.flatnonzero(self.equations.bound)
         self._limits = _limits(park, self.equations)
+        self._in_force = _in_force(park)
         self._statuses: dict[bytes, Status] = {}
 
     def average(self, readings: Readings, start_us: int, end_us: int) -> Means:
@@ -155,14 +159,33 @@ class Estimator:
         means = self.average(readings, start_us, end_us)
         out = np.zeros(len(self.table), dtype=np.bool_) if taken_out is None else taken_out
         believed = ~out[self.plan.slots.meter] & ~np.isnan(means.value)
-        first = self.plan.observe(means, believed)
+        absent = self._absent(start_us, end_us)
+        believed &= ~np.isin(self.plan.slot_variable, self.equations.flow[absent])
+        first = self._without(self.plan.observe(means, believed), absent)
         start = self._start(first)
         rough = self._reconcile(first, start, FIRST_ITERATIONS)
         at = start if rough is None else self._full(rough.point, start)
-        second = self.plan.observe(means, believed, at)
+        second = self._without(self.plan.observe(means, believed, at), absent)
         found = self._reconcile(second, at, ITERATIONS)
         found = found if found is not None and found.converged else None
-        return self._estimate((start_us, end_us), means, believed, second, found, at)
+        estimate = self._estimate((start_us, end_us), means, believed, second, found, at)
+        return replace(estimate, absent=absent) if absent.any() else estimate
+
+    def _absent(self, start_us: int, end_us: int) -> Bools:
+        """Return the streams that are not in force, or whose ends are not, shape (n_streams,)."""
+        since, until = self._in_force
+        return np.asarray((end_us <= since) | (start_us >= until))
+
+    def _without(self, said: Observation, absent: Bools) -> Observation:
+        """Let nothing flow where nothing is in force: exactly 0, whatever meters say."""
+        if absent.any():
+            equations = self.equations
+            gone = [loss.variable for loss in equations.losses if absent[loss.stream]]
+            flows = equations.flow[absent].ravel()
+            gone += [d.change for d in equations.delays if absent[d.stream] and d.sender in flows]
+            at = np.concatenate([flows, np.array(gone, dtype=np.int64)])
+            said.measured[at] = said.variance[at] = 0.0
+        return said
 
     def warm_up(self) -> None:
         """Do one window of made-up readings, so that whatever is loaded or compiled on first use is there."""
@@ -330,3 +353,17 @@ def _limits(park: Park, equations: Equations) -> tuple[Floats, Floats]:
         for variable in equations.flow[s]:
             low[variable], high[variable] = stream.bounds_si
     return low, high
+
+
+def _in_force(park: Park) -> tuple[Ints, Ints]:
+    """From when until when each stream and both its ends are in force, shape (n_streams,) each [us]."""
+    nodes = {node.id: (node.valid_from, node.valid_to) for node in park.nodes}
+    since, until = np.full(len(park.streams), -ALWAYS_US), np.full(len(park.streams), ALWAYS_US)
+    for s, stream in enumerate(park.streams):
+        never = (None, None)
+        limits = [(stream.valid_from, stream.valid_to)]
+        limits += [nodes.get(end, never) for end in (stream.from_node, stream.to_node)]
+        since[s] = max(instant_us(begun, -ALWAYS_US) for begun, _ in limits)
+        until[s] = min(instant_us(ended, ALWAYS_US) for _, ended in limits)
+    return since, until
+

@@ -132,8 +132,8 @@ class MeterArrays:
             share=np.array([min(m.systematic_share, 1.0 - LEAST_RANDOM_SHARE) for m in meters]),
             modulus=np.array([m.counter.modulus if m.counter else np.inf for m in meters]) * scale,
             resolution=np.array([m.counter.resolution if m.counter else 0.0 for m in meters]) * scale,
-            valid_from_us=np.array([_instant_us(m.valid_from, -ALWAYS_US) for m in meters], dtype=np.int64),
-            valid_to_us=np.array([_instant_us(m.valid_to, ALWAYS_US) for m in meters], dtype=np.int64),
+            valid_from_us=np.array([instant_us(m.valid_from, -ALWAYS_US) for m in meters], dtype=np.int64),
+            valid_to_us=np.array([instant_us(m.valid_to, ALWAYS_US) for m in meters], dtype=np.int64),
         )
 
     def __len__(self) -> int:
@@ -204,7 +204,8 @@ def _fixed_u95(meter: Meter) -> float:
     return meter.u95(0.0)
 
 
-def _instant_us(moment: datetime | None, otherwise: int) -> int:
+def instant_us(moment: datetime | None, otherwise: int) -> int:
+    """Return a time as microseconds since 1970 UTC; `otherwise` where there is none [us]."""
     return otherwise if moment is None else round(moment.timestamp() * 1e6)
 
 

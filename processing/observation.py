@@ -473,6 +473,7 @@ class _Window:
         for which, value, std in plan.declared:
             if np.isnan(measured[which]):
                 measured[which], variance[which] = value, std**2
+        self._limit_losses(measured, variance)
         k = np.ones(len(equations.delays))
         for d, delay in enumerate(equations.delays):
             now, then = self._ends_of(delay.sender, delay.departed, points)
@@ -488,6 +489,19 @@ class _Window:
                 measured[delay.change] = 0.0
                 variance[delay.change] = np.square(PERSISTENCE_U95 * STD_PER_U95 * size)
         return measured, variance, k
+
+    def _limit_losses(self, measured: Floats, variance: Floats) -> None:
+        """Let no stream lose more heat than half of what it carries: one that hardly flows arrives cold, not below."""
+        equations = self.plan.equations
+        for loss in equations.losses:
+            enthalpy = equations.enthalpy[loss.stream, End.DEPARTED]
+            if enthalpy == NONE or equations.unit[loss.variable] != "kW":
+                continue
+            flow = measured[equations.flow[loss.stream, End.RECEIVER]]
+            heat = measured[enthalpy] if np.isfinite(measured[enthalpy]) else equations.scale[enthalpy]
+            most = 0.5 * max(flow * heat, 0.0) if np.isfinite(flow) else np.inf
+            if measured[loss.variable] > most:
+                measured[loss.variable], variance[loss.variable] = most, np.square(0.5 * most)
 
     def _ends_of(self, sender: int, departed: int, points: Values) -> tuple[int | None, int | None]:
         """Return the sender's points now and then, where they have values."""

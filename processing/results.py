@@ -189,6 +189,7 @@ class _FlowTable:
                 for quantity in _quantities(stream)]
         self._heads = [(stream.id, end.name.lower(), quantity, "kg/s" if quantity == "mass_flow" else "kW")
                        for _, stream, end, quantity in keys]
+        self._streams = [s for s, *_ in keys]
         with_h = [quantity == "heat_flow" and stream.has_enthalpy for _, stream, _, quantity in keys]
         self._flow = np.array([equations.flow[s, end] for s, _, end, _ in keys], dtype=np.int64)
         self._enthalpy = np.array(
@@ -217,7 +218,10 @@ class _FlowTable:
         coverage = self._coverage(seen, estimate.means.coverage)
         columns = (_nones(measured), _nones(value), _nones(std), _nones(value - measured),
                    self._status(estimate, ~np.isnan(measured)), coverage.tolist(), best, _nones(best_value))
-        return tuple(FlowRow(*head, *row) for head, *row in zip(self._heads, *columns, strict=True))
+        rows = (FlowRow(*head, *row) for head, *row in zip(self._heads, *columns, strict=True))
+        if estimate.absent is None:
+            return tuple(rows)
+        return tuple(row for s, row in zip(self._streams, rows, strict=True) if not estimate.absent[s])
 
     def _measured(self, f: Values, h: Values, seen: Observation) -> Floats:
         """Return what the usable meters say: flow, or flow times enthalpy combined with heat meters of the stream."""

@@ -36,6 +36,10 @@ LEAST_FLOW = 0.05
 """The tolerance counts on at least this share of the agreed flow, so that a trickle is not held to percents."""
 
 
+READABLE = {"kg/s": "t/h", "m3/s": "m3/h", "kW": "kW"}
+"""What a difference is told in where the agreement names no unit of flow."""
+
+
 class Mismatches:
     """All exchanges of a park; one object a run.
 
@@ -91,7 +95,9 @@ class Mismatches:
     def _opened(self, exchange: Exchange, flow: ExchangeFlow, limit: float, at: int) -> Opened:
         assert flow.difference is not None
         agreed = exchange.agreement.nominal
-        unit = agreed.unit if agreed is not None and dimension(agreed.unit) == dimension(flow.unit) else flow.unit
+        unit = READABLE[flow.unit]
+        if agreed is not None and dimension(agreed.unit) == dimension(flow.unit):
+            unit = agreed.unit
         difference, bound = from_si(flow.difference, unit), from_si(limit, unit)
         name = f"{exchange.name} ({exchange.id})" if exchange.name else exchange.id
         more = "more" if flow.difference > 0 else "less"

@@ -299,7 +299,7 @@ def test_difference_beyond_uncertainty_and_tolerance_is_a_mismatch():
     found = mismatches(0.5)
     assert [len(c) for c in found] == [0, 0, 1]
     assert found[2][0].started_at_us == 0
-    assert "0.5 kg/s more than the receiver's" in found[2][0].message
+    assert "1.8 t/h more than the receiver's" in found[2][0].message
 
 
 def test_difference_within_tolerance_or_uncertainty_is_none():

@@ -275,3 +275,20 @@ def test_predicted_std_is_what_is_realised():
                     squares.append(((found.values[h] - true_h) / found.std[h]) ** 2)
     assert 0.85 < np.sqrt(np.mean(squares)) < 1.15
     assert 0.8 < np.mean(tests) < 1.2
+
+
+@pytest.mark.parametrize("where", ["stream", "node"])
+def test_stream_that_is_not_in_force_carries_nothing_and_has_no_rows(where):
+    """The window is at 1970-01-01; P begins in 2026, by itself or with the node that it goes to."""
+    late = {"valid_from": "2026-01-01"}
+    park = park_of(
+        [node("a.n", "mass"), node("b.n", **(late if where == "node" else {}))],
+        [stream("I", "environment", "a.n"), stream("O", "a.n", "environment"),
+         stream("P", "a.n", "b.n", flow_delay_s=30, mass_loss_percent={"value": 2, "u95": 1},
+                **(late if where == "stream" else {}))],
+        [flow("FI", "I", "receiver", 1.0, "kg/s"), flow("FO", "O", "sender", 1.0, "kg/s"),
+         flow("FP", "P", "sender", 1.0, "kg/s")])
+    found, _, rows = flows(park, {"FI": 10.0, "FO": 10.1, "FP": 3.0})
+    assert {name for name, *_ in found} == {"I", "O"}
+    assert found["I", "sender", "mass_flow"].reconciled == pytest.approx(10.05, rel=1e-3)
+    assert rows.max_relative_imbalance < 1e-12
