@@ -62,6 +62,35 @@ def symbolic(start: Ints, index: Ints, parent_out: Ints) -> Ints:
 
 
 @njit(cache=True, nogil=True)
+def postorder(parent: Ints) -> Ints:
+    """Return the nodes of a forest, children before parents and each subtree in one piece; shape (n,)."""
+    n = len(parent)
+    head, following = np.full(n, -1, dtype=np.int64), np.full(n, -1, dtype=np.int64)
+    for v in range(n - 1, -1, -1):
+        if parent[v] >= 0:
+            following[v] = head[parent[v]]
+            head[parent[v]] = v
+    order, stack = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
+    done = 0
+    for root in range(n):
+        if parent[root] >= 0:
+            continue
+        stack[0], height = root, 1
+        while height > 0:
+            v = stack[height - 1]
+            child = head[v]
+            if child >= 0:
+                head[v] = following[child]
+                stack[height] = child
+                height += 1
+            else:
+                order[done] = v
+                done += 1
+                height -= 1
+    return order
+
+
+@njit(cache=True, nogil=True)
 def fill_pattern(start: Ints, index: Ints, parent: Ints, l_start: Ints, l_index: Ints) -> None:
     """Fill the row numbers of L by columns, ascending, by visiting rows in order (row subtrees)."""
     n = len(start) - 1

@@ -87,8 +87,14 @@ def minimum_degree(graph: sp.csc_array) -> Ints:
     values = sp.csc_array((np.full(graph.nnz, -1.0), graph.indices, graph.indptr), shape=graph.shape)
     values = values + sp.diags_array(degree + 2.0, format="csc")
     options = {"SymmetricMode": True}
-    factors = splu(values.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
-    return np.argsort(factors.perm_c).astype(np.int64)
+    found = splu(values.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
+    order = np.argsort(found.perm_c).astype(np.int64)
+    ordered = graph[order][:, order].tocsc()
+    ordered.sort_indices()
+    parent = np.empty(n, dtype=np.int64)
+    factors.symbolic(ordered.indptr.astype(np.int64), ordered.indices.astype(np.int64), parent)
+    # the same fill, but what is eliminated together lies together
+    return order[factors.postorder(parent)]
 
 
 def as_csr(rows: Rows) -> sp.csr_array:

@@ -36,8 +36,11 @@ CLOSE_TO_SURE = 1e-4
 NULL_SHARE = 1e-9
 """A part in a random vector of the null space below this counts as none: rounding, not chance, makes it so small."""
 
-WIDTH = 32
-"""Windows taken at a time: enough for the indices to cost nothing, few enough for the second-level cache."""
+WIDTHS = (32, 16)
+"""Windows taken at a time: enough for the indices to cost nothing, few enough for the caches; fewer if large."""
+
+LARGE = 20_000
+"""Streams from which on a network counts as large: its windows no longer fit the second-level cache."""
 
 VARYING_WIDTH = 16
 """Windows at a time where each has a factor of its own."""
@@ -163,7 +166,7 @@ class SparseProjection:
                 values[first:last], given, self.balances, self.factor, self.times, width, out[first:last]
             )
 
-        share_out(some, len(values), WIDTH, threads)
+        share_out(some, len(values), max(WIDTHS), threads)
         if not self.measured.all():
             out[:, self._free] = 0.0
             self._compute(out, scaled)
@@ -371,7 +374,7 @@ class SparseProjection:
 
     def _width(self, n_windows: int) -> int:
         """Return how many windows to take at a time."""
-        return min(WIDTH, max(n_windows, 1))
+        return min(WIDTHS[self.n_streams >= LARGE], max(n_windows, 1))
 
     def _scaled(self, rhs: Floats | None, n_windows: int) -> Floats:
         """Return right-hand sides of the balances after elimination; none of shape (0, n_nodes) where all are zero."""

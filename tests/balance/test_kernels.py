@@ -234,6 +234,14 @@ def test_order_is_a_permutation_with_little_fill():
     assert order.tolist().index(0) >= n - 2
 
 
+def test_postorder():
+    """Two trees: 4 over 0 and 3, 3 over 1 and 2; 6 over 5."""
+    parent = np.array([4, 3, 3, 4, -1, 6, -1])
+    assert factors.postorder(parent).tolist() == [0, 1, 2, 3, 4, 5, 6]
+    parent = np.array([2, -1, 1, 2])
+    assert factors.postorder(parent).tolist() == [0, 3, 2, 1]
+
+
 def test_windows_shared_between_threads():
     done = []
     share_out(lambda first, last: done.append((first, last)), 100, 16, 3)
