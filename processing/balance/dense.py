@@ -26,6 +26,9 @@ RANK_TOLERANCE = 1e-10
 Coefficients come from files with six to twelve digits, double precision leaves about 1e-14 after factoring: any
 value between separates dependence written in the file from rounding."""
 
+SAFE_PIVOT = 1e-4
+"""Smallest pivot, of rows of length one, down to which normal equations keep half of the digits."""
+
 COLLINEAR = 1e-9
 """Signatures whose angle has a cosine within this of one count as the same: no balance tells them apart."""
 
@@ -258,7 +261,7 @@ class DenseProjection:
         return residual
 
 
-def project(matrix: Floats, measured: Bools, root: Floats) -> DenseProjection:
+def project(matrix: Floats, measured: Bools, root: Floats, *, quick: bool = False) -> DenseProjection:
     """Factor one pattern.
 
     Parameters
@@ -269,17 +272,22 @@ def project(matrix: Floats, measured: Bools, root: Floats) -> DenseProjection:
         bool, shape (n_streams,): streams with a usable value of finite std.
     root
         C with V = C C', shape (n_streams, n_errors), or the std, shape (n_streams,), where errors are independent.
+    quick
+        Take normal equations where they keep half of the digits: for the steps of a search, not for its answer.
     """
     size = abs(matrix).max(axis=1, initial=0.0)
     size[size == 0.0] = 1.0
     scaled = matrix / size[:, None]
     unmeasured = ~measured
     reach, free, inverse = _eliminate(scaled[:, unmeasured])
-    balances = reach.T @ scaled
-    balances[abs(balances) <= RANK_TOLERANCE * (abs(reach.T) @ abs(scaled))] = 0.0
-    balances[:, unmeasured] = 0.0
+    balances = scaled
+    if unmeasured.any():
+        balances = reach.T @ scaled
+        balances[abs(balances) <= RANK_TOLERANCE * np.sqrt((scaled**2).sum(axis=0))] = 0.0
+        balances[:, unmeasured] = 0.0
     spread = np.where(measured if root.ndim == 1 else measured[:, None], root, 0.0)
-    basis, to_rows, depend = _orthogonalise(_weigh(balances, spread))
+    weighted = _weigh(balances, spread)
+    basis, to_rows, depend = (_normalise(weighted) if quick else None) or _orthogonalise(weighted)
     observable = measured.copy()
     observable[unmeasured] = ~free
     return DenseProjection(
@@ -289,7 +297,7 @@ def project(matrix: Floats, measured: Bools, root: Floats) -> DenseProjection:
         redundant=measured & (balances != 0.0).any(axis=0),
         observable=observable,
         basis=basis,
-        to_basis=(to_rows @ reach.T) / size,
+        to_basis=(to_rows @ reach.T if unmeasured.any() else to_rows) / size,
         inverse=inverse / size,
         depend=_clean(reach @ depend.T).T / size,
     )
@@ -332,6 +340,23 @@ def _orthogonalise(weighted: Floats) -> tuple[Floats, Floats, Floats]:
     if rank < rows:
         depend[:, order[:rank]] = -la.solve_triangular(upper, r[:rank, rank:]).T / size[order[:rank]]
     return basis, to_rows, depend
+
+
+def _normalise(weighted: Floats) -> tuple[Floats, Floats, Floats] | None:
+    """Return what `_orthogonalise` does, by Cholesky's factor of the normal equations; None where these are unsafe."""
+    rows = len(weighted)
+    size = np.sqrt((weighted**2).sum(axis=1))
+    if not rows or not (size > 0.0).all():
+        return None
+    unit = weighted / size[:, None]
+    try:
+        lower = np.linalg.cholesky(unit @ unit.T)
+    except np.linalg.LinAlgError:
+        return None
+    if np.diagonal(lower).min() < SAFE_PIVOT:
+        return None
+    to_rows = la.solve_triangular(lower, np.eye(rows), lower=True)
+    return np.ascontiguousarray((to_rows @ unit).T), to_rows / size, np.zeros((0, rows))
 
 
 def _rank(upper: Floats) -> int:

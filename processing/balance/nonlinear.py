@@ -148,8 +148,7 @@ def reconcile_nonlinear(
     """
     search = _Search.of(constraints, jacobian, measured, std, covariance, start, bounds, tolerance)
     for iteration in range(1, max_iterations + 1):
-        projection = search.project()
-        if search.step(projection):
+        if search.step(search.project(quick=True)):
             return search.result(True, iteration)
     return search.result(False, max_iterations)
 
@@ -220,9 +219,9 @@ class _Search:
         """Clip a point to the bounds."""
         return point if self.bounds is None else np.clip(point, *self.bounds)
 
-    def project(self) -> DenseProjection:
+    def project(self, *, quick: bool = False) -> DenseProjection:
         """Factor the constraints linearised here."""
-        return project(self.state.jacobian, self.usable, self.root)
+        return project(self.state.jacobian, self.usable, self.root, quick=quick)
 
     def step(self, projection: DenseProjection) -> bool:
         """Go one step; True if there was nothing left to go."""

@@ -70,7 +70,7 @@ def reduce(rows: Rows, measured: Bools, positive: Bools) -> Reduced:
     start, index, value, row, column, target, source, share = eliminate(
         scaled.start, scaled.index, scaled.value, ~measured
     )
-    after = Rows(start, index, value, rows.n_columns)
+    after = _sorted(Rows(start, index, value, rows.n_columns))
     rest = np.setdiff1d(np.arange(rows.n_rows), row)
     left = take_rows(after, rest)
     _, _, _, independent, _, to, of, by = eliminate(left.start, left.index, left.value, measured & positive)
@@ -88,6 +88,12 @@ def reduce(rows: Rows, measured: Bools, positive: Bools) -> Reduced:
         idle=rest[depend],
         idle_steps=(rest[to], rest[of], by),
     )
+
+
+def _sorted(rows: Rows) -> Rows:
+    """Return the same rows with ascending columns."""
+    order = np.lexsort((rows.index, rows.row_of_entry()))
+    return Rows(rows.start, rows.index[order], rows.value[order], rows.n_columns)
 
 
 def take_rows(rows: Rows, chosen: Ints) -> Rows:
