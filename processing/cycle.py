@@ -28,7 +28,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import psycopg
@@ -61,6 +61,9 @@ CHUNK = 60
 
 LOOK_S = 0.25
 """How often a wait for arrivals looks whether it is to stop."""
+
+LEAST_WAIT_S = 0.03
+"""Least wait: a window that is due but waits for its sources is looked at so often, beside every arrival."""
 
 SETTLE_S = 1.0
 """Wall time from a late reading to the revision of its window: late readings come in flocks."""
@@ -126,14 +129,10 @@ class _Position:
 
     arrival: int = 0
     closed_us: int | None = None
-    first_us: int | None = None          # start of the first window ever
-
+    first_us: int | None = None          # start of the first window of this length
     newest_us: int = BEFORE              # latest source time that has arrived
+    length_us: int | None = None         # of the windows so far
     pending: tuple[int, ...] = ()        # windows that late readings have touched
-
-    def as_json(self) -> dict[str, object]:
-        return {"arrival": self.arrival, "closed_us": self.closed_us, "first_us": self.first_us,
-                "newest_us": self.newest_us, "pending": list(self.pending)}
 
 
 @dataclass
@@ -188,11 +187,20 @@ class _Session:
         self._runs = [*self._runs[-RUNS_KEPT:], [now, now]]
         self._run = _Run(
             now, NEVER, np.full(n, BEFORE, dtype=np.int64), dict.fromkeys(self._position.pending, 0.0))
-        self._readings = Readings.of(n, [], [], [])
-        self._loaded_us: int | None = None       # source times before this are in `_readings`, as far as they came
+        self._kept, self._fresh = Readings.of(n, [], [], []), list[Readings]()
+        self._loaded_us: int | None = None       # source times before this are in memory, as far as they came
+        self._align()
         if self._position.closed_us is not None:
             with self._conn.transaction():
                 self._load(self._position.closed_us - self._reach, self._position.closed_us)
+
+    def _align(self) -> None:
+        """Where the length of windows has changed, begin on a boundary of the new ones, and let the old ones be."""
+        position = self._position
+        if position.length_us not in (None, self._length) and position.closed_us is not None:
+            position.closed_us = position.first_us = -(-position.closed_us // self._length) * self._length
+            self._run.pending.clear()
+        position.length_us = self._length
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
@@ -212,7 +220,7 @@ class _Session:
         window = self._next()
         if window is not None:
             due.append(self._clock.wall_seconds_until((window + self._length + self._lateness) / 1e6))
-        return min(LOOK_S, *(max(d, 0.01) for d in due)) if due else LOOK_S
+        return min(LOOK_S, *(max(d, LEAST_WAIT_S) for d in due)) if due else LOOK_S
 
     def _now_us(self) -> int:
         return round(self._clock.now() * 1e6)
@@ -265,7 +273,7 @@ class _Session:
             return
         batch = read_window(self._conn, self._table.ids, max(start_us, 0), end_us)
         fresh = Readings.of(len(self._table), batch.meter, batch.source_us, batch.value, qualities_of(batch.status))
-        self._readings = self._readings.joined(fresh)
+        self._fresh.append(fresh)
         self._run.last_us = np.maximum(self._run.last_us, fresh.last_time_us())
         recent = fresh.time_us[fresh.time_us >= self._run.start_us - self._length]
         self._run.began_us = min(self._run.began_us, int(recent.min(initial=NEVER)))
@@ -299,30 +307,38 @@ class _Session:
         if closed_by is None:
             return False
         presence = self._attendance.presence(
-            self._readings, (window, window + self._length), gaps, self._patience_us())
-        result = self._chain.run(self._readings, window, window + self._length, presence)
+            self._readings(), (window, window + self._length), gaps, self._patience_us())
+        result = self._chain.run(self._readings(), window, window + self._length, presence)
         self._position.closed_us = window + self._length
         self._commit(result, Stamp(closed_by, self._now_us(), 0, self._version))
-        self._readings = self._readings.between(window + self._length - self._reach, np.iinfo(np.int64).max)
+        self._kept = self._readings().between(window + self._length - self._reach, NEVER)
         return True
+
+    def _readings(self) -> Readings:
+        """Return what is in memory; readings that came are put in order when somebody asks, not as they come."""
+        if self._fresh:
+            self._kept = self._kept.joined(*self._fresh)
+            self._fresh.clear()
+        return self._kept
 
     def _is_idle(self, window: int) -> bool:
         """Whether a window lies before anything came in this run, and has nothing in it: then it is no window."""
         end = window + self._length
         if end > self._run.began_us:
             return False
-        inside = self._readings.time_us
+        inside = self._readings().time_us
         return not ((inside >= window) & (inside < end)).any()
 
     def _pass_over(self, window: int) -> bool:
         """Go on to the next window with a reading; return whether there is one."""
-        later = self._readings.time_us[self._readings.time_us >= window]
+        times = self._readings().time_us
+        later = times[times >= window]
         found = int(later.min()) if later.size else self._beyond_memory()
         if found is None:
             return False
         self._position.closed_us = found // self._length * self._length
         self._attendance.restart(self._position.closed_us)
-        self._attendance.note(self._readings)
+        self._attendance.note(self._readings())
         return True
 
     def _beyond_memory(self) -> int | None:
@@ -375,7 +391,7 @@ class _Session:
         with self._conn.transaction():
             results_store.write_window(self._conn, result, stamp)
             self._position.pending = tuple(sorted(self._run.pending))
-            results_store.write_state(self._conn, "position", self._position.as_json())
+            results_store.write_state(self._conn, "position", asdict(self._position))
             results_store.write_state(self._conn, "runs", self._runs)
             if stamp.closed_by != "revised":
                 results_store.write_state(self._conn, "detectors", self._chain.as_json())

@@ -115,14 +115,15 @@ class Readings:
         """Return the readings of [start_us, end_us)."""
         return self._where((self.time_us >= start_us) & (self.time_us < end_us))
 
-    def joined(self, other: Readings) -> Readings:
-        """Return these and the `other` readings; of a key that both have, this one."""
+    def joined(self, *others: Readings) -> Readings:
+        """Return these and the `others`; of a key that several have, the first one's."""
+        parts = (self, *others)
         return Readings.of(
             self.n_meters,
-            np.concatenate([self.meter, other.meter]),
-            np.concatenate([self.time_us, other.time_us]),
-            np.concatenate([self.value, other.value]),
-            np.concatenate([self.quality, other.quality]),
+            np.concatenate([part.meter for part in parts]),
+            np.concatenate([part.time_us for part in parts]),
+            np.concatenate([part.value for part in parts]),
+            np.concatenate([part.quality for part in parts]),
         )
 
     def in_force(self, table: MeterArrays) -> Readings:

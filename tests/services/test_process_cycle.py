@@ -329,3 +329,16 @@ def test_kill_at_any_moment_neither_loses_nor_doubles_a_window(postgres_dsn: str
     assert found == expected
     assert sorted(query(postgres_dsn, "select kind, subject from event_list")) == [
         ("meter_silent", "WT4"), ("meter_stuck", "FT6")]
+
+
+def test_windows_begin_on_boundaries_after_their_length_has_changed(postgres_dsn: str, feed: Feed) -> None:
+    feed.write(feed.play(100))
+    first = Cycle(feed.sim.park, postgres_dsn, later(101))
+    first.wait(lambda: len(first.windows()) == 5)
+    first.end()
+    info = feed.sim.park.park.model_copy(update={"window_s": 30.0})
+    feed.write(feed.play(180))
+    second = Cycle(feed.sim.park.model_copy(update={"park": info}), postgres_dsn, later(181))
+    second.wait(lambda: len(second.windows()) == 2)
+    second.end()
+    assert window_starts(postgres_dsn) == [0, 20, 40, 60, 80, 120, 150]
