@@ -170,9 +170,10 @@ def thousand_streams(rounds: int, n_windows: int) -> None:
 
 def many_windows(network: Network, matrix: Any, windows: Any, gain: Any, threads: int) -> dict[str, Task]:
     """Return the ways to reconcile many windows at once."""
-    product = np.empty_like(windows)
+    product, memory = np.empty_like(windows), np.empty_like(windows)
     return {
-        "ours": lambda: network.reconcile(windows, threads=threads),
+        "ours": lambda: network.reconcile(windows, threads=threads, out=memory),
+        "ours, into new memory": lambda: network.reconcile(windows, threads=threads),
         "BLAS, stored dense projection": lambda: np.dot(windows, gain, out=product),
         "SciPy, stored sparse factor, at once": scipy_factor(matrix, network.std, windows),
         "SciPy, stored sparse factor, in turn": scipy_in_turn(matrix, network.std, windows),

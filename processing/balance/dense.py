@@ -97,7 +97,7 @@ class DenseProjection:
         product: Floats = self._known(values) @ self.matrix.T
         return product if rhs is None else product - rhs
 
-    def solve(self, values: Floats, rhs: Floats | None, threads: int = 1) -> Floats:
+    def solve(self, values: Floats, rhs: Floats | None, threads: int = 1, out: Floats | None = None) -> Floats:
         """Return reconciled values, shape (n_windows, n_streams); NaN where unobservable. BLAS has its own threads."""
         known = self._known(values)
         # one window by the same operation as Network's quick path: the same bits, whichever way it came
@@ -106,7 +106,9 @@ class DenseProjection:
             full += rhs @ self.gain_rhs.T
         if not self.observable.all():
             full[:, ~self.observable] = np.nan
-        return full
+        if out is not None:
+            out[:] = full
+        return full if out is None else out
 
     def solve_from(self, known: Floats, rhs: Floats, start: Floats) -> Floats:
         """Return values that close the balances as `solve`, unobservable streams as near to `start` as these allow.

@@ -102,8 +102,8 @@ class Projection(Protocol):
         """Return A y - b, shape (n_windows, n_nodes), unmeasured streams counted as zero."""
         ...
 
-    def solve(self, values: Floats, rhs: Floats | None, threads: int = 1) -> Floats:
-        """Return reconciled values, shape (n_windows, n_streams); NaN where unobservable."""
+    def solve(self, values: Floats, rhs: Floats | None, threads: int = 1, out: Floats | None = None) -> Floats:
+        """Return reconciled values, shape (n_windows, n_streams), in `out` if given; NaN where unobservable."""
         ...
 
     def multipliers(self, residual: Floats) -> Floats:

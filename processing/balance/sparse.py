@@ -153,9 +153,9 @@ class SparseProjection:
         kernels.multiply(seen.start, seen.index, seen.value, values, out)
         return out if rhs is None else out - rhs
 
-    def solve(self, values: Floats, rhs: Floats | None, threads: int = 1) -> Floats:
-        """Return reconciled values, shape (n_windows, n_streams); NaN where unobservable."""
-        out = np.empty(values.shape)
+    def solve(self, values: Floats, rhs: Floats | None, threads: int = 1, out: Floats | None = None) -> Floats:
+        """Return reconciled values, shape (n_windows, n_streams), in `out` if given; NaN where unobservable."""
+        out = np.empty(values.shape) if out is None else out
         scaled = self._scaled(rhs, len(values))
         rights = np.ascontiguousarray(scaled[:, self.order.nodes])
 

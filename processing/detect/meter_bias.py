@@ -193,14 +193,14 @@ class BiasedMeters:
         for by_change in (True, False):
             lasting = self._lasting(self._recent if by_change else self._beyond)
             limit = np.maximum(CHANGE, noise) if by_change else np.full(len(noise), self.beyond)
-            believed = np.where(estimate.believed[: len(lasting)], lasting, 0.0)
-            meter = int(np.argmax(abs(believed)))
-            if abs(believed[meter]) > limit[meter] and ready[meter]:
+            sharp = np.where(estimate.believed[: len(lasting)], lasting * _sharpness(judged), 0.0)
+            meter = int(np.argmax(abs(sharp)))
+            if abs(lasting[meter]) > limit[meter] and ready[meter]:
                 pattern = self._pattern(meter, judged, estimate)
                 same = np.flatnonzero(abs(pattern) > SAME)
-                left = abs(believed - pattern * believed[meter])
-                if same.size == 1 and left.max() <= EXPLAINED * abs(believed[meter]):
-                    return self._opened(meter, by_change, believed[meter], limit[meter], pattern, judged, estimate)
+                left = abs(sharp - pattern * sharp[meter])
+                if same.size == 1 and left.max() <= EXPLAINED * abs(sharp[meter]):
+                    return self._opened(meter, by_change, lasting[meter], limit[meter], pattern, judged, estimate)
         return None
 
     def _pattern(self, meter: int, judged: Judged, estimate: Estimate) -> Floats:
@@ -284,6 +284,18 @@ class BiasedMeters:
 
 
 _COUNTED = ("mass_total", "volume_total", "energy_total")
+
+
+def _sharpness(judged: Judged) -> Floats:
+    """Return what a statistic is multiplied by to be free of its floor, shape (n_meters,); 0 where nothing checks.
+
+    The floor keeps hardly checked meters from being accused; but which meter looks most like the culprit is a
+    question to the statistics as they are, else a neighbour that is checked better would be named for it.
+    """
+    spread = np.where(np.isnan(judged.spread), np.inf, judged.spread)
+    with np.errstate(invalid="ignore"):
+        sharp = np.sqrt(np.maximum(spread, VARIANCE_FLOOR) / spread)
+    return np.asarray(np.nan_to_num(sharp))
 
 
 def _next(ids: tuple[str, ...], pattern: Floats, meter: int) -> dict[str, float]:

@@ -311,3 +311,18 @@ def test_the_quick_path_sees_what_is_not_quick():
         made.reconcile(values)
     with pytest.raises(BalanceError, match="shape"):
         made.reconcile(np.zeros(4))
+
+
+def test_memory_given_is_used():
+    case = NETWORKS["P12"]
+    windows = np.tile(case["measured"], (5, 1))
+    windows[2, 3] = np.nan
+    made, memory = prepare(case["incidence"], case["std"]), np.empty((5, 12))
+    for given in (windows, windows[:2]):
+        expected = made.reconcile(given).reconciled
+        result = made.reconcile(given, out=memory[: len(given)])
+        assert np.shares_memory(result.reconciled, memory)
+        np.testing.assert_array_equal(result.reconciled, expected)
+    assert made.reconcile(windows[0], out=memory[0]).reconciled.shape == (12,)
+    with pytest.raises(BalanceError, match="out must be float64"):
+        made.reconcile(windows, out=memory[:2])
