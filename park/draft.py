@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Generic, TypeVar
 
+from park.brokers import MqttBroker
+from park.entry import Entry
 from park.errors import Fault
-from park.model import ENVIRONMENT, Entry, Exchange, Meter, Node, ParkInfo, Participant, Stream
+from park.model import ENVIRONMENT, Exchange, Meter, Node, ParkInfo, Participant, Stream
+from park.servers import OpcuaServer
 from park.wording import Speller, dotted
 
 Path = tuple[str | int, ...]
@@ -72,6 +75,8 @@ class Draft:
     streams: list[Item[Stream]] = field(default_factory=list)
     meters: list[Item[Meter]] = field(default_factory=list)
     exchanges: list[Item[Exchange]] = field(default_factory=list)
+    servers: list[Item[OpcuaServer]] = field(default_factory=list)
+    brokers: list[Item[MqttBroker]] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     wrong_sections: set[str] = field(default_factory=set)
     speller: Speller = field(default_factory=Speller)
@@ -102,6 +107,16 @@ class Draft:
         """Exchanges by id."""
         return _by_id(self.exchanges)
 
+    @cached_property
+    def server(self) -> dict[str, Item[OpcuaServer]]:
+        """OPC UA servers by id."""
+        return _by_id(self.servers)
+
+    @cached_property
+    def broker(self) -> dict[str, Item[MqttBroker]]:
+        """MQTT brokers by id."""
+        return _by_id(self.brokers)
+
     def ids(self, *sections: str) -> KeysView[str]:
         """Return the ids of the sections."""
         if sections not in self._ids:
@@ -123,11 +138,17 @@ class Draft:
         """Return those of the streams that there are."""
         return [self.stream[stream] for stream in signed if stream in self.stream]
 
+    @property
+    def sections(self) -> tuple[Sequence[Item[Entry]], ...]:
+        """The entries that have ids, kind by kind, in the order of the contract's sections."""
+        return (self.participants, self.nodes, self.streams, self.meters, self.exchanges, self.servers, self.brokers)
+
     def every_item(self) -> Iterator[Item[Entry]]:
         """Yield all items, in the order of the contract's sections."""
         if self.info is not None:
             yield self.info
-        yield from (*self.participants, *self.nodes, *self.streams, *self.meters, *self.exchanges)
+        for items in self.sections:
+            yield from items
 
 
 def _by_id(items: Sequence[Item[E]]) -> dict[str, Item[E]]:

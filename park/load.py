@@ -22,12 +22,15 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from park import draft as drafts
+from park.brokers import MqttBroker
 from park.checks import find_faults
 from park.checks.network import zone
 from park.draft import Draft, Item
+from park.entry import Entry
 from park.errors import Fault, ParkError
 from park.meter_table import MeterTable, read_table
-from park.model import Entry, Exchange, Meter, Node, Park, ParkInfo, Participant, Stream
+from park.model import Exchange, Meter, Node, Park, ParkInfo, Participant, Stream
+from park.servers import OpcuaServer
 from park.wording import EXAMPLES, clause, show
 from park.yaml12 import Document, parse
 
@@ -35,7 +38,7 @@ E = TypeVar("E", bound=Entry)
 Keys = tuple[str | int, ...]
 Raw = dict[str, object]
 
-SECTIONS = ("park", "participants", "nodes", "streams", "meters", "exchanges")
+SECTIONS = ("park", "participants", "nodes", "streams", "meters", "exchanges", "servers", "brokers")
 
 # Stands in where a key that must be there is wrong, so that the other keys can still be checked; never looked at.
 _PLACEHOLDERS: Mapping[str, object] = {
@@ -113,6 +116,8 @@ def _read_sections(draft: Draft, document: Document, data: Raw, folder: Path) ->
     draft.nodes = reader.read(Node, *_section(draft, document, data, "nodes"))
     draft.streams = reader.read(Stream, *_section(draft, document, data, "streams"))
     draft.exchanges = reader.read(Exchange, *_section(draft, document, data, "exchanges"))
+    draft.servers = reader.read(OpcuaServer, *_section(draft, document, data, "servers"))
+    draft.brokers = reader.read(MqttBroker, *_section(draft, document, data, "brokers"))
     if isinstance(data.get("meters"), dict):
         draft.meters = _read_meter_table(reader, document, data["meters"], folder)
     else:
@@ -340,6 +345,8 @@ def _park(draft: Draft, info: ParkInfo) -> Park:
         streams=tuple(item.entry for item in draft.streams),
         meters=tuple(item.entry for item in draft.meters),
         exchanges=tuple(item.entry for item in draft.exchanges),
+        servers=tuple(item.entry for item in draft.servers),
+        brokers=tuple(item.entry for item in draft.brokers),
     )
     if all(meter.side is not None or meter.node is not None for meter in park.meters):
         return park

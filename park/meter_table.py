@@ -16,8 +16,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from park.entry import Entry
 from park.errors import Fault
-from park.model import Counter, Entry, Meter, MqttSource, OpcuaSource, SparkplugSource
+from park.model import Counter, Meter, MqttSource, OpcuaSource, SparkplugSource
 from park.wording import Speller
 from park.yaml12 import parse, scalar
 

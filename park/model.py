@@ -7,15 +7,17 @@ properties ending in a unit give them in SI. Reading and checking files is in `p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationInfo
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Field
 
+from park.brokers import MqttBroker
+from park.entry import Entry, Flag, Moment, NotNegative, Number, Positive, Unit
 from park.schedule import minutes, weekdays
+from park.servers import OpcuaServer
 from park.units import Dimension, dimension, to_si, to_si_difference
 
 ENVIRONMENT = "environment"
@@ -32,41 +34,12 @@ def other_end(side: Side) -> Side:
     return "receiver" if side == "sender" else "sender"
 
 
-def _moment(value: object, info: ValidationInfo) -> datetime:
-    """Read a date or a time; without an offset it is local to the park (`zone` of the context, else UTC)."""
-    try:
-        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)    # type: ignore[arg-type]
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=(info.context or {}).get("zone", UTC))
-        return moment.astimezone(UTC)
-    except (TypeError, ValueError, OverflowError):      # Overflow: in UTC it lies before the year 1 or after 9999
-        raise PydanticCustomError(
-            "moment", "must be a date or an ISO 8601 time, such as 2026-01-01 or 2026-01-01T06:00:00+01:00") from None
-
-
-def _unit(value: object) -> object:
-    """Take the bare 1 of YAML for the unit 1."""
-    return "1" if value == 1 and not isinstance(value, bool) else value
-
-
 def _forward_first(streams: Mapping[str, float]) -> Mapping[str, float]:
     """Put the streams that count positive before those that count negative: the first says where from and where to."""
     return dict(sorted(streams.items(), key=lambda signed: signed[1] < 0))
 
 
-Number = Annotated[float, Strict()]                     # a text is no number, nor is true
-Positive = Annotated[Number, Field(gt=0)]
-NotNegative = Annotated[Number, Field(ge=0)]
-Flag = Annotated[bool, Strict()]
-Moment = Annotated[datetime, BeforeValidator(_moment)]
-Unit = Annotated[str, BeforeValidator(_unit)]
 SignedStreams = Annotated[Mapping[str, Number], AfterValidator(_forward_first)]
-
-
-class Entry(BaseModel):
-    """Base of all entries: frozen, unknown keys are faults."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
 
 class Amount(Entry):
@@ -434,6 +407,8 @@ class Park(Entry):
     streams: tuple[Stream, ...] = ()
     meters: tuple[Meter, ...] = ()
     exchanges: tuple[Exchange, ...] = ()
+    servers: tuple[OpcuaServer, ...] = ()
+    brokers: tuple[MqttBroker, ...] = ()
 
     @cached_property
     def node(self) -> dict[str, Node]:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from park.model import NotNegative, Number, Positive, Unit
+from park.entry import NotNegative, Number, Positive, Unit
 
 SubjectKind = Literal["meter", "property"]
 

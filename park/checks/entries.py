@@ -6,8 +6,9 @@ import unicodedata
 from collections.abc import Collection, Iterator
 
 from park.draft import Draft, Item, Path
+from park.entry import Entry
 from park.errors import Fault
-from park.model import ENVIRONMENT, Amount, Entry, Exchange, Meter, Node, Participant, Stream
+from park.model import ENVIRONMENT, Amount, Exchange, Meter, Node, Participant, Stream
 from park.units import UNITS, Dimension, dimension, similar_units, units_of
 from park.wording import either, show
 
@@ -16,7 +17,7 @@ SHORT_LIST = 12  # as many ids fit a hint
 
 def check_for_duplicate_ids(draft: Draft) -> Iterator[Fault]:
     """Find two entries of one kind with one id."""
-    for items in (draft.participants, draft.nodes, draft.streams, draft.meters, draft.exchanges):
+    for items in draft.sections:
         first: dict[str, Item[Entry]] = {}
         for item in items:
             if not item.sound("id"):
@@ -32,7 +33,7 @@ def check_for_duplicate_ids(draft: Draft) -> Iterator[Fault]:
 
 def check_for_ids_that_look_alike(draft: Draft) -> Iterator[Fault]:
     """Find two ids that are printed alike but encoded in two ways."""
-    for items in (draft.participants, draft.nodes, draft.streams, draft.meters, draft.exchanges):
+    for items in draft.sections:
         first: dict[str, Item[Entry]] = {}
         for item in items:
             if not item.sound("id"):

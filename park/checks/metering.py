@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 
 from park.checks.entries import dimension_of, unknown_reference, wrong_unit
 from park.draft import Draft, Item
+from park.entry import Entry
 from park.errors import Fault
-from park.model import ENVIRONMENT, Entry, Exchange, Meter, Stream
+from park.model import ENVIRONMENT, Exchange, Meter, Stream
 from park.units import QUANTITIES, Dimension, dimensions_of_quantity
 from park.wording import either, number, show
 

@@ -8,8 +8,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from park.checks.entries import dimension_of, unknown_reference, wrong_unit
 from park.draft import Draft, Item
+from park.entry import Entry
 from park.errors import Fault
-from park.model import ENVIRONMENT, EnthalpyReference, Entry, Stream
+from park.model import ENVIRONMENT, EnthalpyReference, Stream
 from park.units import Dimension
 from park.wording import number, show
 
