@@ -4,7 +4,7 @@
                       └──► advice ───────────────────────────────────────────────────┴──► text or JSON
 
 A park with faults gets no further than `load_park`. Here: putting together and printing. Not here: how std are computed
-(`symbiosis.design_point`), what is a fault (`park.checks`). The way in is `check`.
+(`processing.design_point`), what is a fault (`park.checks`). The way in is `check`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def check(path: Path, *, as_json: bool) -> int:
 
 def findings(park: Park, now: datetime) -> dict[str, Any]:
     """Return all that is to be said of a checked park with the meters in force at `now`, ready for JSON."""
-    from symbiosis.design_point import expect
+    from processing.design_point import expect
 
     expected = expect(park, now)
     in_force = [meter for meter in park.meters if meter.is_in_force(now)]

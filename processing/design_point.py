@@ -72,7 +72,7 @@ class Expectation:
 def expect(park: Park, now: datetime) -> Expectation:
     """Return the classes and std to expect of every stream of a checked park, by the meters in force at `now`."""
     mass_only = len(park.streams) > LARGE
-    estimator = DesignEstimator(_mass_alone(park) if mass_only else park)
+    estimator = DesignEstimator(mass_alone(park) if mass_only else park)
     in_force = np.array([meter.is_in_force(now) for meter in park.meters], dtype=np.bool_)
     estimate = estimator.at(design_point(estimator.park, estimator.equations), in_force)
     rows = Reporter(estimator).rows(estimate, estimate.observation, np.zeros(len(park.meters), dtype=np.bool_))
@@ -209,12 +209,13 @@ def _still(park: Park, equations: Equations) -> list[int]:
     return [row.row for row in equations.nodes if row.stored == NONE and park.nodes[row.node].id in one_way]
 
 
-def _mass_alone(park: Park) -> Park:
+def mass_alone(park: Park) -> Park:
     """Return the park without its balances of energy and components."""
     nodes = tuple(
         node.model_copy(update={"conserves": tuple(c for c in node.conserves if c == "mass")}) for node in park.nodes
     )
-    return park.model_copy(update={"nodes": nodes})
+    # a park of its own: model_copy would hand on what the park has cached about its old nodes
+    return Park(**{name: getattr(park, name) for name in Park.model_fields} | {"nodes": nodes})
 
 
 def _prior(park: Park, equations: Equations) -> tuple[Floats, Floats]:
