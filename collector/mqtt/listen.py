@@ -21,9 +21,10 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from collector.discovery import Found, Offer, unit_named
 from collector.mqtt.client import CONNECT_S, KEEP_ALIVE_S, Broker
-from collector.mqtt.payload import LARGEST_PAYLOAD, SEVERITY, UNCERTAIN, Rejected, Steps, time_us
+from collector.mqtt.payload import LARGEST_PAYLOAD, SEVERITY, Rejected, Steps, time_us
 from collector.times import MICROS, plausible
 from park.errors import BrokerError
+from park.quality import UNCERTAIN_STATUS
 
 COLUMNS = ("mqtt.topic", "mqtt.value", "mqtt.time", "mqtt.status")
 SECONDS = 10.0          # hears every meter of the default interval once
@@ -236,7 +237,7 @@ def _is_status(word: str, value: Any) -> bool:
     """
     if isinstance(value, str):
         return value.lower() in SEVERITY
-    return word != "quality" and type(value) is int and (value == 0 or UNCERTAIN <= value <= 0xFFFFFFFF)
+    return word != "quality" and type(value) is int and (value == 0 or UNCERTAIN_STATUS <= value <= 0xFFFFFFFF)
 
 
 def path_text(steps: Steps) -> str:

@@ -22,13 +22,11 @@ from collector.register import MQTT, Register
 from collector.rejections import Rejections
 from collector.times import MICROS, micros, plausible
 from park.errors import InputError
+from park.quality import BAD_STATUS, GOOD_STATUS, UNCERTAIN_STATUS
 
 Steps = tuple[str | int, ...]
 
-GOOD = 0x00000000
-UNCERTAIN = 0x40000000
-BAD = 0x80000000
-SEVERITY: Mapping[str, int] = {"good": GOOD, "uncertain": UNCERTAIN, "bad": BAD}
+SEVERITY: Mapping[str, int] = {"good": GOOD_STATUS, "uncertain": UNCERTAIN_STATUS, "bad": BAD_STATUS}
 
 LARGEST_PAYLOAD = 1 << 20       # bytes; a JSON document of 1 MiB holds thousands of readings, no instrument sends it
 _LARGEST_STATUS = 0xFFFFFFFF
@@ -251,15 +249,15 @@ class Topics:
     def _read_one(self, document: Any, rule: Rule, received_us: int, rows: Rows) -> bool:
         """Append the reading of one meter; return False if the message does not speak of it."""
         raw = at(document, rule.value)
-        status = GOOD
+        status = GOOD_STATUS
         if rule.status is not None and (raw_status := at(document, rule.status)) is not MISSING:
             status = status_code(raw_status)
-        if raw is MISSING and status < BAD:
+        if raw is MISSING and status < BAD_STATUS:
             return False
         value = math.nan
         if raw is None or raw is MISSING:
-            status = max(status, BAD)
-        elif status < BAD or type(raw) in (int, float):     # a bad reading may carry a text instead of its number
+            status = max(status, BAD_STATUS)
+        elif status < BAD_STATUS or type(raw) in (int, float):     # a bad reading may carry a text instead of its number
             value = number(raw)
         rows.add(rule.place, self._source_us(document, rule, received_us), received_us, value, status)
         return True

@@ -15,10 +15,10 @@ from collector.batches import Rows
 from collector.opcua.decode import Item, us_of_ticks
 from collector.rejections import Rejections
 from collector.times import plausible
+from park.quality import BAD_STATUS
 
 _logger = logging.getLogger(__name__)
 
-BAD = 0x80000000
 WAITING_FOR_INITIAL_DATA = ua.StatusCodes.BadWaitingForInitialData
 _DATA_VALUE_INFO = 0x0400       # info type bits of a StatusCode: the info bits speak of a data value (part 4, 7.39)
 _OVERFLOW = 0x0080
@@ -102,14 +102,14 @@ class Values:
             return math.nan
         if isinstance(value, int | float):        # every integer type, booleans and enumerations included
             number = float(value)
-        elif code >= BAD:
+        elif code >= BAD_STATUS:
             return math.nan
         else:
             self._reject(place, "value is not a number", item)
             return None
         if math.isfinite(number):
             return number
-        if code >= BAD:
+        if code >= BAD_STATUS:
             return math.nan
         self._reject(place, "value is not finite", item)
         return None

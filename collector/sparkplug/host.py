@@ -20,12 +20,13 @@ from typing import Any, NamedTuple
 from google.protobuf.message import DecodeError
 
 from collector.batches import Interruption, Rows
-from collector.mqtt.payload import BAD, Rejected
+from collector.mqtt.payload import Rejected
 from collector.register import SPARKPLUG, Register
 from collector.rejections import Rejections
 from collector.sparkplug import metrics
 from collector.sparkplug.wire import Payload, rebirth
 from collector.times import plausible
+from park.quality import BAD_STATUS
 
 NAMESPACE = "spBv1.0"
 SEQUENCE = 256                      # seq runs from 0 to 255
@@ -359,7 +360,7 @@ class Host:
             self._rejections.add(SPARKPLUG, f"{node.subject}/{device} ({known.name})", str(reason), str(metric))
             return
         self._add(known.place, source_us, message.received_us, value, status)
-        if status < BAD:
+        if status < BAD_STATUS:
             self._dead.discard(known.place)
 
     def _add(self, place: int, source_us: int, received_us: int, value: float, status: int) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from collector.mqtt.payload import BAD, GOOD, UNCERTAIN, Rejected
+from collector.mqtt.payload import Rejected
 from collector.sparkplug.wire import BOOLEAN
 from collector.times import plausible
+from park.quality import BAD_STATUS, GOOD_STATUS, UNCERTAIN_STATUS
 
 # Sparkplug 3.0.0, 6.4.16: the codes of the data types that hold a number, and how many bits they have.
 SIGNED_BITS = {1: 8, 2: 16, 3: 32, 4: 64}
@@ -62,12 +63,12 @@ def number(metric: Any, datatype: int) -> float:
 def status(metric: Any) -> int:
     """Return the OPC UA StatusCode that a metric's quality property says; good without one."""
     if not metric.HasField("properties"):
-        return GOOD
+        return GOOD_STATUS
     for key, value in zip(metric.properties.keys, metric.properties.values, strict=False):
         if key == QUALITY:
             field = value.WhichOneof("value")
-            return BAD if field is None or value.is_null else _status_of(getattr(value, field))
-    return GOOD
+            return BAD_STATUS if field is None or value.is_null else _status_of(getattr(value, field))
+    return GOOD_STATUS
 
 
 def _status_of(quality: int) -> int:
@@ -78,10 +79,10 @@ def _status_of(quality: int) -> int:
     if quality == _QUALITY_STALE:
         return _STALE
     if quality > _QUALITY_LARGEST:
-        return BAD
+        return BAD_STATUS
     if quality >= _QUALITY_GOOD:
-        return GOOD
-    return UNCERTAIN if quality >= _QUALITY_UNCERTAIN else BAD
+        return GOOD_STATUS
+    return UNCERTAIN_STATUS if quality >= _QUALITY_UNCERTAIN else BAD_STATUS
 
 
 def reading(metric: Any, datatype: int) -> tuple[float, int]:
@@ -94,7 +95,7 @@ def reading(metric: Any, datatype: int) -> tuple[float, int]:
     """
     code = status(metric)
     if metric.is_null:
-        return math.nan, max(code, BAD)
+        return math.nan, max(code, BAD_STATUS)
     return number(metric, datatype), code
 
 
