@@ -257,7 +257,7 @@ class Topics:
         value = math.nan
         if raw is None or raw is MISSING:
             status = max(status, BAD_STATUS)
-        elif status < BAD_STATUS or type(raw) in (int, float):     # a bad reading may carry a text instead of its number
+        elif status < BAD_STATUS or type(raw) in (int, float):     # a bad reading may carry a text, not its number
             value = number(raw)
         rows.add(rule.place, self._source_us(document, rule, received_us), received_us, value, status)
         return True
