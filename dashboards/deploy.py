@@ -1,6 +1,6 @@
 """Boards, rules and data source pushed to a running Grafana, over its HTTP API.
 
-Only what is our own is touched: the folder, data source, boards, rule group and contact point with our uids, and of the
+Only what is our own is touched: the folders, data source, boards, rule group and contact point with our uids, and of the
 notification policy the one route with our label; everything else stays as it is. What Grafana has already is compared
 first, so that a second time changes nothing. The main path enters at `deploy`.
 """
@@ -17,7 +17,7 @@ from grafana_client.api import GrafanaApi
 from grafana_client.client import GrafanaException
 from psycopg.conninfo import conninfo_to_dict
 
-from dashboards import alerts, files
+from dashboards import alerts, files, house
 from dashboards.postgres import PLUGIN, UID
 from park.errors import InputError, OperationError
 from park.model import Park
@@ -105,7 +105,8 @@ class _Push:
         self._api, self._grafana, self._report = api, grafana, Report()
 
     def all(self, park: Park) -> Report:
-        self._folder()
+        self._folder(house.FOLDER, house.FOLDER_UID)
+        self._folder(alerts.FOLDER, alerts.FOLDER_UID)
         self._data_source()
         for model in files.boards(files.site_of(park)).values():
             self._board(model)
@@ -115,11 +116,11 @@ class _Push:
         self._rules()
         return self._report
 
-    def _folder(self) -> None:
-        there = _found(lambda: self._api.folder.get_folder(alerts.FOLDER_UID))
+    def _folder(self, title: str, uid: str) -> None:
+        there = _found(lambda: self._api.folder.get_folder(uid))
         if there is None:
-            self._api.folder.create_folder(alerts.FOLDER, alerts.FOLDER_UID)
-        self._report.say(f"folder {alerts.FOLDER}", "created" if there is None else "unchanged")
+            self._api.folder.create_folder(title, uid)
+        self._report.say(f"folder {title}", "created" if there is None else "unchanged")
 
     def _data_source(self) -> None:
         there = _found(lambda: self._api.datasource.get_datasource_by_uid(UID))
@@ -144,7 +145,7 @@ class _Push:
         kept = {k: v for k, v in (there or {}).get("dashboard", {}).items() if k not in ("id", "version")}
         save = {
             "dashboard": model,
-            "folderUid": alerts.FOLDER_UID,
+            "folderUid": house.FOLDER_UID,
             "overwrite": True,
             "message": "symbiosis dashboards deploy",
         }
@@ -153,7 +154,7 @@ class _Push:
             there,
             model,
             lambda: self._api.dashboard.update_dashboard(save),
-            same=kept == model and (there or {}).get("meta", {}).get("folderUid") == alerts.FOLDER_UID,
+            same=holds(kept, model) and (there or {}).get("meta", {}).get("folderUid") == house.FOLDER_UID,
         )
 
     def _contact_point(self, url: str) -> None:

@@ -108,8 +108,8 @@ def _files(park: Park, folder: Path, runbooks: str) -> Iterator[tuple[Path, str]
         yield Path(f"dashboards/{house.uid(name)}.json"), json.dumps(model, indent=1, ensure_ascii=False) + "\n"
     provider = {
         "name": "symbiosis",
-        "folder": alerts.FOLDER,
-        "folderUid": alerts.FOLDER_UID,
+        "folder": house.FOLDER,
+        "folderUid": house.FOLDER_UID,
         "type": "file",
         "disableDeletion": False,
         "allowUiUpdates": False,

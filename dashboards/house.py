@@ -28,6 +28,7 @@ GOOD, BAD, WARN, NEUTRAL, LIGHT = "#0072B2", "#D55E00", "#E69F00", "#8F8F8F", "#
 """M. Okabe, K. Ito: Color Universal Design, 2008; and a grey."""
 
 TAG = "symbiosis"
+FOLDER, FOLDER_UID = "Symbiosis", "symbiosis"
 REFRESH = "10s"
 SUSPICIOUS = 1.96
 """Where a test statistic leaves the 95 % interval of a standard normal."""

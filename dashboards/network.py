@@ -47,6 +47,7 @@ def _newest_window() -> stat.Panel:
             "When it ended, how long its result took, and its global test relative to what is expected (about 1).",
             width=8,
         )
+        .reduce_options(house.all_fields())     # a time is no number, and would be left out
         .override_by_name("newest window", house.properties(("unit", "dateTimeAsLocal")))
         .override_by_name("lag", house.properties(("unit", "s"), ("decimals", 1)))
         .override_by_name("global test", house.properties(("decimals", 2), house.alarming(2, WARN)))

@@ -87,6 +87,9 @@ def test_query_answers(place: str, range_: str, reader: psycopg.Connection, valu
         assert [name for name, _ in columns] == ["time", "timeend", "text", "tags"]
     if asked.panel and asked.panel["type"] == "stat":
         assert {kind for _, kind in columns} <= {"float8", "text", "timestamptz"}
+        numbers_alone = {kind for _, kind in columns} == {"float8"}
+        wanted = asked.panel["options"]["reduceOptions"].get("fields")
+        assert numbers_alone or wanted == "/.*/", "a stat panel leaves out what is no number unless told to show all"
 
 
 def assert_series(columns: list[tuple[str, str]], rows: list[tuple]) -> None:
