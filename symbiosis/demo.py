@@ -10,7 +10,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -138,7 +138,7 @@ class _Demo:
         try:
             await interrupts.unless(self._begin())
             armed = True
-            await interrupts.unless(asyncio.sleep(self.options.duration_s or float("inf")))
+            await interrupts.unless(self._last(self.options.duration_s))
             await interrupts.unless(self.machine.stop_services(SERVICES, AT_LEISURE_S))
         except Interrupted:
             interrupted = True
@@ -160,10 +160,9 @@ class _Demo:
         """Start everything, and return when every subscription is armed and counting has begun."""
         screen, park = self.screen, self.options.park
         scenario = ["--scenario", str(self.options.scenario)] if self.options.scenario is not None else []
-        simulate = self.machine.launch("simulate", park, self.plan, "--seed", str(self.options.seed), *scenario)
-        collect, process = (
-            self.machine.launch(name, park, self.folder.runfile) for name in ("collect", "process")
-        )
+        simulate = await self.machine.launch("simulate", park, self.plan, "--seed", str(self.options.seed), *scenario)
+        collect, process = [
+            await self.machine.launch(name, park, self.folder.runfile) for name in ("collect", "process")]
         screen.step("database")
         dsn = start_database(self.machine, None)
         screen.done("database")
@@ -185,6 +184,12 @@ class _Demo:
         screen.done("subscriptions", ", ".join(f"{value} {name}" for name, value in armed.items()))
         screen.step("first window")
         self.machine.meanwhile(self._tell_first_window(process))
+
+    async def _last(self, duration_s: float | None) -> None:
+        """Let the run last so long, or until a service cannot run any more, which is raised."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(duration_s):
+                await self.machine.failure(SERVICES)
 
     async def _tell_first_window(self, process: Service) -> None:
         """Say when the first window of this run is reconciled."""

@@ -15,7 +15,7 @@ import time
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from park.clock import RunClock
 from park.errors import SymbiosisError
@@ -78,8 +78,11 @@ class Machine:
         self._stop_watching()
         await self._stack.aclose()
 
-    def launch(self, name: str, park: Path, run: Path, *options: str) -> Service:
-        """Start a service's process; it loads, and begins with the order `start`, for which `run` must be there."""
+    async def launch(self, name: str, park: Path, run: Path, *options: str) -> Service:
+        """Start a service's process; it loads, and begins with the order `start`, for which `run` must be there.
+
+        Returns when the process is there, so that it loads while a server's start keeps this one busy.
+        """
         arguments = service_arguments(name, str(park), "--run", str(run), *options)
         log = None if self._headless else self.folder.logs / f"{name}.log"
         finished = "drained" if name == "simulate" else None        # its servers outlast their clients
@@ -87,7 +90,27 @@ class Machine:
         service = Service(command, self.screen.note)
         self.services[name] = service
         service.launch()
+        await service.spawned()
         return service
+
+    async def failure(self, names: Sequence[str]) -> NoReturn:
+        """Wait until one of the services cannot run any more; then stop all, in the order of their names.
+
+        Raises
+        ------
+        InputError, OperationError
+            Why it cannot.
+        """
+        waiting = [asyncio.ensure_future(service.failed()) for service in self.services.values()]
+        try:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+        error = done.pop().result()
+        self.screen.note("stopping: what has come is still stored and reconciled")
+        await self.stop_services(names, IN_HASTE_S)
+        raise error
 
     def start_server(self, name: str, server: Server) -> None:
         """Start a server, keep it running, and stop it when the machine is left."""

@@ -68,7 +68,7 @@ async def _conduct(options: RunOptions, folder: HeldFolder, screen: Screen, *, h
         async with Machine(folder, screen, headless=headless) as machine:
             try:
                 await machine.interrupts.unless(_begin(machine, options))
-                await machine.interrupts.came.wait()
+                await machine.interrupts.unless(machine.failure(SERVICES))
             except Interrupted:
                 pass
             screen.note("stopping: what has come is still stored and reconciled (once more Ctrl-C: at once)")
@@ -81,7 +81,8 @@ async def _conduct(options: RunOptions, folder: HeldFolder, screen: Screen, *, h
 async def _begin(machine: Machine, options: RunOptions) -> None:
     """Start everything; a source that is away is the collector's to wait for."""
     screen = machine.screen
-    collect, process = (machine.launch(name, options.park.absolute(), machine.folder.runfile) for name in SERVICES)
+    collect, process = [
+        await machine.launch(name, options.park.absolute(), machine.folder.runfile) for name in SERVICES]
     screen.step("database")
     dsn = start_database(machine, options.dsn)
     screen.done("database")

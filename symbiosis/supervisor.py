@@ -103,7 +103,7 @@ class ServiceCommand:
     log
         File that its stderr is added to; None leaves it on this process's stderr.
     ready
-        The state from which on a crash is answered by restarts without end.
+        The state from which on a crash is answered by restarts without end; input that is wrong ends it at any time.
     finished
         The state in which a service that was told to stop has done its work, but stays for others until it is told
         to leave; None: its end says so.
@@ -142,6 +142,7 @@ class Service:
         self._failure: SymbiosisError | None = None
         self._changed = asyncio.Condition()
         self._was_ready = False
+        self._spawned = asyncio.Event()
         self._killed = False
         self._stopping = asyncio.Event()
 
@@ -153,6 +154,22 @@ class Service:
     def launch(self) -> None:
         """Start the process, and keep it running until `stop` or `kill`."""
         self._keeper = asyncio.create_task(self._keep(), name=f"keep {self.name}")
+
+    async def spawned(self) -> None:
+        """Wait until its process is there: what follows may keep the event loop from making it."""
+        assert self._keeper is not None
+        spawned = asyncio.ensure_future(self._spawned.wait())
+        await asyncio.wait([spawned, self._keeper], return_when=asyncio.FIRST_COMPLETED)
+        if not spawned.done():
+            spawned.cancel()
+            self._keeper.result()       # what kept it from being made
+
+    async def failed(self) -> SymbiosisError:
+        """Wait until it is clear that the service cannot run; return why."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._failure)
+        assert self._failure is not None
+        return self._failure
 
     def order(self, word: str) -> None:
         """Give the service an order; a restarted one gets all its orders again."""
@@ -228,7 +245,7 @@ class Service:
         return bool(done)
 
     async def _keep(self) -> None:
-        """Run the process again and again until it is to stop, or it is clear that it cannot start."""
+        """Run the process again and again until it is to stop, or it is clear that it cannot run."""
         attempt = 0
         while not self._stopping.is_set():
             began = time.monotonic()
@@ -237,7 +254,7 @@ class Service:
             if self._stopping.is_set():
                 break
             attempt = 1 if time.monotonic() - began > STEADY_S else attempt + 1
-            if not self._was_ready and (code == INPUT_IS_WRONG or attempt >= STARTS):
+            if code == INPUT_IS_WRONG or (attempt >= STARTS and not self._was_ready):
                 await self._fail(code)
                 return
             if attempt == 1:
@@ -255,6 +272,7 @@ class Service:
                 limit=_LONGEST_LINE, pass_fds=tuple(self.command.keep_open),
                 start_new_session=True,     # Ctrl-C in the terminal is for the supervisor alone
             )
+        self._spawned.set()
         if self._killed:            # while the process was being made
             self.kill()
         for word in self._orders:
@@ -283,11 +301,13 @@ class Service:
             self._changed.notify_all()
 
     async def _fail(self, code: int) -> None:
-        """Give up: the service cannot come up."""
+        """Give up: the service cannot run."""
         kind = InputError if code == INPUT_IS_WRONG else OperationError
+        what = "finds its input wrong and is not started again" if self._was_ready else "does not start"
         said = _last_lines(self.command.log)
         async with self._changed:
-            self._failure = kind(f"{self.name} does not start ({describe_exit(code)}){said}")
+            self.state = "failed"
+            self._failure = kind(f"{self.name} {what} ({describe_exit(code)}){said}")
             self._changed.notify_all()
 
     async def _pause(self, seconds: float) -> None:

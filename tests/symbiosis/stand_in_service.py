@@ -33,6 +33,9 @@ if behaviour == "slow":
 say("loaded")
 for line in sys.stdin:
     if line.strip() == "start":
+        if behaviour == "wrong-later":
+            sys.stderr.write("park.yaml:2: wrong\n")
+            sys.exit(2)
         say("serving", servers=3)
     elif line.strip() == "stop" and behaviour != "deaf":
         note("stop")

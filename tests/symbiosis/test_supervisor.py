@@ -134,6 +134,27 @@ async def test_a_service_that_finds_its_input_wrong_is_not_tried_again(tmp_path)
         assert service.starts == 1
 
 
+async def test_a_service_whose_input_turns_out_wrong_after_it_came_up_is_not_tried_again(tmp_path):
+    async with running("wrong-later", tmp_path, log=tmp_path / "log") as (service, told):
+        await service.reached("loaded")
+        service.order("start")
+        async with asyncio.timeout(5):
+            failure = await service.failed()
+        assert isinstance(failure, InputError)
+        assert str(failure) == (
+            "collect finds its input wrong and is not started again (exit code 2):\n    park.yaml:2: wrong")
+        with pytest.raises(InputError, match="not started again"):
+            await service.reached("serving")
+        assert (service.starts, service.state, told) == (1, "failed", [])
+
+
+async def test_a_service_is_there_before_what_blocks_the_event_loop(tmp_path):
+    async with running("obedient", tmp_path) as (service, _):
+        assert service.pid is None
+        await service.spawned()
+        assert service.pid is not None
+
+
 async def test_a_library_that_prints_is_passed_on(tmp_path):
     async with running("chatty", tmp_path) as (service, told):
         await service.reached("loaded")
