@@ -103,7 +103,7 @@ def _first_choices(reader: psycopg.Connection, board: str) -> Values:
     """Set every variable to its first choice, those of several to all: as the boards open."""
     found: dict[str, list[str]] = {}
     for variable in variables(BOARDS[board]):
-        offered = reader.execute(expand(variable["query"]["rawSql"], BEGAN, ENDED, found).encode()).fetchall()
+        offered = reader.execute(expand(variable["query"], BEGAN, ENDED, found).encode()).fetchall()
         names = [str(row[-1]) for row in offered]
         found[variable["name"]] = names if variable["multi"] else names[:1]
     return found

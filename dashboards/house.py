@@ -107,15 +107,7 @@ def choice(
         dashboard.QueryVariable(name)
         .label(label)
         .datasource(source())
-        .query(
-            {
-                "refId": f"variable-{name}",
-                "rawSql": text_of(query),
-                "format": "table",
-                "editorMode": "code",
-                "rawQuery": True,
-            }
-        )
+        .query(text_of(query))      # as text: Grafana 12 takes no other form from SQL data sources, 13 takes both
         .definition(text_of(query))
         .refresh(boards.VariableRefresh.ON_DASHBOARD_LOAD)
         .multi(several)

@@ -61,7 +61,7 @@ def variables(model: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def queries(name: str, model: Mapping[str, Any]) -> Iterator[Asked]:
     """Yield every query of a board: of its variables, its annotations and its panels."""
     for variable in variables(model):
-        yield Asked(f"{name}: variable {variable['name']}", variable["query"]["rawSql"], "table")
+        yield Asked(f"{name}: variable {variable['name']}", variable["query"], "table")
     for annotation in model.get("annotations", {}).get("list", []):
         yield Asked(f"{name}: annotation {annotation['name']}", annotation["target"]["rawSql"], "table")
     for panel in model["panels"]:

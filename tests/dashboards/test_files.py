@@ -93,7 +93,7 @@ def test_colours_are_those_that_everybody_tells_apart(name: str) -> None:
 
 def test_every_query_is_used() -> None:
     used = {target["rawSql"] for board in BOARDS.values() for panel in board["panels"] for target in panel["targets"]}
-    used |= {v["query"]["rawSql"] for board in BOARDS.values() for v in board.get("templating", {}).get("list", [])}
+    used |= {v["query"] for board in BOARDS.values() for v in board.get("templating", {}).get("list", [])}
     used |= {a["target"]["rawSql"] for board in BOARDS.values() for a in board.get("annotations", {}).get("list", [])}
     folder = Path(files.__file__).parent / "queries"
     unused = {file.stem for file in folder.glob("*.sql") if file.read_text().strip() not in used}

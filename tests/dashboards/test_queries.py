@@ -54,7 +54,7 @@ def values(reader: psycopg.Connection) -> dict[str, Values]:
 def _values(reader: psycopg.Connection, model: dict[str, Any]) -> Values:
     found: dict[str, list[str]] = {}
     for variable in variables(model):
-        answer = reader.execute(expand(variable["query"]["rawSql"], BEGAN, ENDED, found).encode())
+        answer = reader.execute(expand(variable["query"], BEGAN, ENDED, found).encode())
         assert answer.description
         names = [column.name for column in answer.description]
         offered = [str(row[names.index("__value") if "__value" in names else 0]) for row in answer]
