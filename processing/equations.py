@@ -170,6 +170,15 @@ class Equations:
         return size
 
 
+def streams_by_node(park: Park) -> dict[str, list[int]]:
+    """Return the positions of the streams that lead from or to each node, in the park's order."""
+    around: dict[str, list[int]] = {}
+    for s, stream in enumerate(park.streams):
+        for node in {stream.from_node, stream.to_node}:
+            around.setdefault(node, []).append(s)
+    return around
+
+
 def carries(stream: Stream, quantity: str) -> bool:
     """Whether a stream brings or takes a conserved quantity: mass, energy or a component."""
     if quantity == "energy":
@@ -209,6 +218,11 @@ class _Builder:
 
     def equations(self) -> Equations:
         """Build everything."""
+        self.around = streams_by_node(self.park)
+        self.held: dict[str, set[Dimension]] = {}
+        for meter in self.park.meters:
+            if meter.quantity == "inventory" and meter.node is not None:
+                self.held.setdefault(meter.node, set()).add(dimension(meter.unit))
         shape = (len(self.park.streams), len(End))
         self.flow, self.enthalpy = np.full(shape, NONE), np.full(shape, NONE)
         self.typical = typical_flows(self.park)
@@ -307,9 +321,9 @@ class _Builder:
             row = self._row()
             terms = [
                 self._term(row, s, quantity, end)
-                for s, stream in enumerate(self.park.streams)
+                for s in self.around.get(node.id, ())
                 for end in (End.RECEIVER, End.SENDER)
-                if stream.node_at("receiver" if end is End.RECEIVER else "sender") == node.id
+                if self.park.streams[s].node_at("receiver" if end is End.RECEIVER else "sender") == node.id
             ]
             scale = max([t for t in terms if t], default=1.0)
             stored = self._stored(n, row, quantity, scale)
@@ -318,14 +332,15 @@ class _Builder:
 
     def _goes_through(self, node: Node, quantity: str) -> bool:
         """Whether something can flow through: where streams only bring or only take, the rest is not in the park."""
-        carriers = [stream for stream in self.park.streams if carries(stream, quantity)]
+        around = [self.park.streams[s] for s in self.around.get(node.id, ())]
+        carriers = [stream for stream in around if carries(stream, quantity)]
         brings = any(stream.to_node == node.id for stream in carriers)
         takes = any(stream.from_node == node.id for stream in carriers)
         return (brings and takes) or ((brings or takes) and self._holds(node, quantity))
 
     def _holds(self, node: Node, quantity: str) -> bool:
         """Whether the node is a tank of the quantity; a store of heat alone holds up no mass."""
-        holds = {dimension(m.unit) for m in self.park.meters if m.quantity == "inventory" and m.node == node.id}
+        holds = self.held.get(node.id, set())
         return bool(holds) and (quantity == "energy" or holds != {Dimension.ENERGY})
 
     def _term(self, row: int, s: int, quantity: str, end: End) -> float:

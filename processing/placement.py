@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from processing.equations import (
     delays_properties,
     forms_sum,
     property_delay_s,
+    streams_by_node,
 )
 from processing.meters import STD_PER_U95, Averaging, Ints, MeterArrays
 from processing.observation import MATES, Direct, Plan, Thermo
@@ -59,6 +61,7 @@ class _Planner:
         """Go through the meters, then lay the lists out as arrays."""
         self.position = {stream.id: s for s, stream in enumerate(self.park.streams)}
         self.node_position = {node.id: n for n, node in enumerate(self.park.nodes)}
+        self.around = streams_by_node(self.park)
         self._number_points()
         self.meter, self.shift = list(range(len(self.park.meters))), [0.0] * len(self.park.meters)
         for m, meter in enumerate(self.park.meters):
@@ -204,9 +207,9 @@ class _Planner:
         p_slot, p_point = _columns(self.pressure)
         used = [s * 3 + int(end) for s, stream in enumerate(streams) if stream.has_enthalpy
                 for end in (End if self._is_delayed(s) else (End.SENDER, End.RECEIVER))]
-        mates = np.full((len(streams) * 3, MATES), NONE)
+        mates, known = np.full((len(streams) * 3, MATES), NONE), set(used)
         for point in used:
-            found = [mate for mate in self._mates(point) if mate in set(used)][:MATES]
+            found = list(islice((mate for mate in self._mates(point) if mate in known), MATES))
             mates[point, : len(found)] = found
         return Thermo(
             t_slot, t_point, p_slot, p_point, np.array(used, dtype=np.int64), region, dryness,
@@ -220,7 +223,8 @@ class _Planner:
         node = stream.to_node if end == End.RECEIVER else stream.from_node
         if node not in self.node_position:
             return
-        for o, other_stream in enumerate(self.park.streams):
+        for o in self.around[node]:
+            other_stream = self.park.streams[o]
             alike = o != s and other_stream.has_enthalpy and region_of(other_stream) == region_of(stream)
             if alike and other_stream.from_node == node:
                 yield o * 3 + int(End.SENDER)

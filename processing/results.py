@@ -16,7 +16,7 @@ import numpy as np
 
 from park.model import Meter, Park, Stream
 from park.units import si_unit
-from processing.equations import NONE, End, Equations, carries
+from processing.equations import NONE, End, Equations, carries, streams_by_node
 from processing.estimate import Estimate, Estimator
 from processing.meters import Bools, Floats, Ints, Variances
 from processing.observation import Observation, Plan, Values, combine
@@ -279,9 +279,10 @@ class _NodeTable:
         self._equations = equations
         self._heads = [(park.nodes[row.node].id, row.quantity, "kW" if row.quantity == "energy" else "kg/s")
                        for row in equations.nodes]
+        around = streams_by_node(park)
         terms = [(k, s, end, sign)
-                 for k, row in enumerate(equations.nodes)
-                 for s, end, sign in _terms(park, park.nodes[row.node].id, row.quantity)]
+                 for k, (node, quantity, _) in enumerate(self._heads)
+                 for s, end, sign in _terms(park, around[node], node, quantity)]
         self._row = np.array([k for k, *_ in terms], dtype=np.int64)
         self._sign = np.array([sign for *_, sign in terms])
         self._flow = np.array([equations.flow[s, end] for _, s, end, _ in terms], dtype=np.int64)
@@ -328,9 +329,10 @@ class _NodeTable:
         return _times(self._part, flow, flow_variance, other, other_variance)
 
 
-def _terms(park: Park, node: str, quantity: str) -> Iterable[tuple[int, End, float]]:
-    """Yield the streams in a balance of a node, with end and sign."""
-    for s, stream in enumerate(park.streams):
+def _terms(park: Park, around: Iterable[int], node: str, quantity: str) -> Iterable[tuple[int, End, float]]:
+    """Yield those of the streams around a node that are in its balance of a quantity, with end and sign."""
+    for s in around:
+        stream = park.streams[s]
         if carries(stream, quantity) and stream.to_node == node:
             yield s, End.RECEIVER, 1.0
         if carries(stream, quantity) and stream.from_node == node:
