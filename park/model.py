@@ -194,7 +194,10 @@ class MqttSource(Entry):
     topic: str
     value: str = "$"
     time: str | None = None
-    status: str | None = None                # an OPC UA StatusCode as a number; none: good, null value: bad
+    time_format: Literal["iso", "s", "ms", "us", "ns"] | None = None    # none: told by its kind and size
+    status: str | None = None                # StatusCode, good, uncertain, bad, true, false; none: good, null: bad
+    samples: str | None = None               # an array of samples: then the other paths begin at each of them
+    broker: str | None = None                # an entry of `brokers`; none: that of the command line, or the only entry
 
 
 class SparkplugSource(Entry):
@@ -204,6 +207,8 @@ class SparkplugSource(Entry):
     edge_node: str
     metric: str
     device: str | None = None
+    index: Annotated[int, Field(strict=True, ge=0)] | None = None       # of an array: which of its elements, from 0
+    broker: str | None = None                # as of MQTT
 
 
 class Source(Entry):
@@ -215,10 +220,14 @@ class Source(Entry):
 
     @property
     def name(self) -> str:
-        """What goes away and comes back as one, as the store names it: a server by its endpoint, else the protocol."""
+        """What goes away and comes back as one, as the store names it.
+
+        A server by its endpoint; of a broker the protocol, with its id where the meter names it: ``mqtt:plant``.
+        """
         if self.opcua is not None:
             return f"opcua:{self.opcua.endpoint}"
-        return "mqtt" if self.mqtt is not None else "sparkplug"
+        protocol, source = ("mqtt", self.mqtt) if self.mqtt is not None else ("sparkplug", self.sparkplug)
+        return protocol if source is None or source.broker is None else f"{protocol}:{source.broker}"
 
 
 class Counter(Entry):

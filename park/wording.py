@@ -45,6 +45,7 @@ EXAMPLES: Mapping[str, str] = {
     "total": "total: M_out",
     "by": "by: {X07: 0.4, X08: 0.6}",
     "modulus": "modulus: 1.0e8",
+    "url": "url: mqtts://broker.plant:8883",
     "park": "park: {name: Harbour park, ...}",
 }
 
@@ -155,6 +156,8 @@ def clause(error: ErrorDetails, speller: Speller, keys: Collection[str]) -> tupl
         return f"unknown key {name!r}", hint
     if kind in ("literal_error", "enum"):
         return _choice(error, name, speller)
+    if kind == "secret":                        # the value may be one: it is not quoted
+        return f"{name} {error['msg']}", f"such as {key}: {{env: PLANT_SECRET}} or {key}: {{file: /run/secrets/plant}}"
     what, hint = _expected(error)
     return f"{name} {what}, got {show(value)}", hint
 
@@ -177,6 +180,8 @@ def _expected(error: ErrorDetails) -> tuple[str, str]:
         return "must be positive" if context["gt"] == 0 else f"must be above {context['gt']}", ""
     if kind == "greater_than_equal":
         return "must not be negative" if context["ge"] == 0 else f"must be at least {context['ge']}", ""
+    if kind in ("int_type", "int_from_float", "int_parsing"):
+        return "must be a whole number", _number_hint(value)
     if kind == "less_than_equal":
         return f"must be at most {context['le']:g}", ""
     plain = {

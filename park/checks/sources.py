@@ -98,7 +98,8 @@ def check_for_wrong_json_paths(draft: Draft) -> Iterator[Fault]:
         mqtt = item.entry.source.mqtt
         if mqtt is None or not item.sound("source"):
             continue
-        for key, path in (("value", mqtt.value), ("time", mqtt.time), ("status", mqtt.status)):
+        for key in ("value", "time", "status", "samples"):
+            path = getattr(mqtt, key)
             reason = "" if path is None else _path_fault(path)
             if reason:
                 yield item.key_fault(
@@ -106,6 +107,18 @@ def check_for_wrong_json_paths(draft: Draft) -> Iterator[Fault]:
                     f"must be a JSON path of names and indexes, got {show(path)}: {reason}",
                     "such as $.value, $['a b'].value or $.samples[0].v",
                 )
+
+
+def check_for_time_formats_of_nothing(draft: Draft) -> Iterator[Fault]:
+    """Find a time_format without a path to a time."""
+    for item in draft.meters:
+        mqtt = item.entry.source.mqtt
+        if mqtt is not None and item.sound("source") and mqtt.time_format is not None and mqtt.time is None:
+            yield item.key_fault(
+                ("source", "mqtt", "time_format"),
+                "needs a path to the time",
+                'such as time: "$.ts", or leave it out: then the arrival counts',
+            )
 
 
 def check_for_wrong_sparkplug_names(draft: Draft) -> Iterator[Fault]:
@@ -173,10 +186,10 @@ def _signal(meter: Meter) -> tuple[str, ...] | None:
     if source.opcua is not None:
         return ("opcua", source.opcua.endpoint, source.opcua.node_id)
     if source.mqtt is not None:
-        return ("mqtt", source.mqtt.topic, source.mqtt.value)
+        return (source.name, source.mqtt.topic, source.mqtt.samples or "", source.mqtt.value)
     if source.sparkplug is not None:
         s = source.sparkplug
-        return ("sparkplug", s.group, s.edge_node, s.device or "", s.metric)
+        return (source.name, s.group, s.edge_node, s.device or "", s.metric, str(s.index))
     return None
 
 
