@@ -20,7 +20,8 @@ def test_a_url_says_where_a_broker_is(url, address):
     assert address_of(url) == address
 
 
-@pytest.mark.parametrize("rest", ["h:0", "h:99999", "h:x", "", ":1883", "h?clientid=x", "h?client_id=", "h/topic", "[::1"])
+@pytest.mark.parametrize("rest", ["h:0", "h:99999", "h:x", "", ":1883", "h?clientid=x", "h?client_id=", "h/topic",
+                                  "[::1"])
 def test_a_wrong_url_is_refused_without_its_password(rest):
     with pytest.raises(InputError, match="must be mqtt://host:port") as raised:
         address_of(f"mqtt://{WHO}@{rest}")
