@@ -16,18 +16,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import scipy.linalg as la
 
-from processing.balance.inputs import Bools, Floats, Ints
-
-RANK_TOLERANCE = 1e-10
-"""A pivot below this share of the largest, after rows and columns were scaled to one, counts as zero.
-
-Coefficients come from files with six to twelve digits, double precision leaves about 1e-14 after factoring: any
-value between separates dependence written in the file from rounding."""
-
-SAFE_PIVOT = 1e-4
-"""Smallest pivot, of rows of length one, down to which normal equations keep half of the digits."""
+from processing.balance import orthogonal
+from processing.balance.inputs import Bools, Floats, Ints, rows_of
+from processing.balance.orthogonal import RANK_TOLERANCE
+from processing.balance.scaling import scales_of
 
 COLLINEAR = 1e-9
 """Signatures whose angle has a cosine within this of one count as the same: no balance tells them apart."""
@@ -277,11 +270,10 @@ def project(matrix: Floats, measured: Bools, root: Floats, *, quick: bool = Fals
     quick
         Take normal equations where they keep half of the digits: for the steps of a search, not for its answer.
     """
-    size = abs(matrix).max(axis=1, initial=0.0)
-    size[size == 0.0] = 1.0
-    scaled = matrix / size[:, None]
+    by_row, by_column = _scales(matrix, quick=quick)
+    scaled = matrix * by_row[:, None]
     unmeasured = ~measured
-    reach, free, inverse = _eliminate(scaled[:, unmeasured])
+    reach, free, inverse = orthogonal.eliminate(scaled[:, unmeasured] * by_column[unmeasured])
     balances = scaled
     if unmeasured.any():
         balances = reach.T @ scaled
@@ -289,7 +281,8 @@ def project(matrix: Floats, measured: Bools, root: Floats, *, quick: bool = Fals
         balances[:, unmeasured] = 0.0
     spread = np.where(measured if root.ndim == 1 else measured[:, None], root, 0.0)
     weighted = _weigh(balances, spread)
-    basis, to_rows, depend = (_normalise(weighted) if quick else None) or _orthogonalise(weighted)
+    factors = orthogonal.normalise(weighted) if quick else None
+    basis, to_rows, depend = factors or orthogonal.orthogonalise(weighted, _weigh(balances * by_column, _unit(spread)))
     observable = measured.copy()
     observable[unmeasured] = ~free
     return DenseProjection(
@@ -299,72 +292,27 @@ def project(matrix: Floats, measured: Bools, root: Floats, *, quick: bool = Fals
         redundant=measured & (balances != 0.0).any(axis=0),
         observable=observable,
         basis=basis,
-        to_basis=(to_rows @ reach.T if unmeasured.any() else to_rows) / size,
-        inverse=inverse / size,
-        depend=_clean(reach @ depend.T).T / size,
+        to_basis=(to_rows @ reach.T if unmeasured.any() else to_rows) * by_row,
+        inverse=by_column[unmeasured, None] * inverse * by_row,
+        depend=orthogonal.without_noise(reach @ depend.T).T * by_row,
     )
 
 
-def _eliminate(columns: Floats) -> tuple[Floats, Bools, Floats]:
-    """Return Q2 with Q2' columns = 0, which columns stay undetermined, and a left inverse for the others."""
-    m, n = columns.shape
-    if not columns.size or not columns.any():
-        return np.eye(m), np.ones(n, dtype=bool), np.zeros((n, m))
-    size = np.sqrt((columns**2).sum(axis=0))
-    size[size == 0.0] = 1.0
-    q, r, order = la.qr(columns / size, pivoting=True)
-    rank = _rank(r)
-    inverse, null = np.zeros((n, m)), np.zeros((n, n - rank))
-    inverse[order[:rank]] = la.solve_triangular(r[:rank, :rank], q[:, :rank].T)
-    null[order[rank:], np.arange(n - rank)] = 1.0
-    if rank < n:
-        null[order[:rank]] = -la.solve_triangular(r[:rank, :rank], r[:rank, rank:])
-    free = (abs(null) > RANK_TOLERANCE * abs(null).max(axis=0, initial=1.0)).any(axis=1)
-    return _clean(np.asarray(q[:, rank:], dtype=np.float64)), free, inverse / size[:, None]
+def _scales(matrix: Floats, *, quick: bool) -> tuple[Floats, Floats]:
+    """Return the scales of rows and columns; for a search the rows' alone, which cost nothing."""
+    if not quick:
+        return scales_of(rows_of(matrix, "incidence"))
+    size = abs(matrix).max(axis=1, initial=0.0)
+    return 1.0 / np.where(size == 0.0, 1.0, size), np.ones(matrix.shape[1])
 
 
-def _orthogonalise(weighted: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return (basis, to_rows, depend): to_rows @ weighted = basis' with orthonormal columns, depend @ weighted = 0."""
-    rows, columns = weighted.shape
-    if not weighted.size or not weighted.any():
-        return np.zeros((columns, 0)), np.zeros((0, rows)), np.eye(rows)
-    size = np.sqrt((weighted**2).sum(axis=1))
-    size[size == 0.0] = 1.0
-    # rows of the tall matrix by falling size: Householder QR is then stable row by row (Cox & Higham 1998)
-    fall = np.argsort(-abs(weighted).max(axis=0), kind="stable")
-    q, r, order = la.qr(weighted.T[fall] / size, mode="economic", pivoting=True)
-    rank = _rank(r)
-    basis, to_rows, depend = np.empty((columns, rank)), np.zeros((rank, rows)), np.zeros((rows - rank, rows))
-    basis[fall] = q[:, :rank]
-    upper = r[:rank, :rank]
-    to_rows[:, order[:rank]] = la.solve_triangular(upper, np.eye(rank), trans="T") / size[order[:rank]]
-    depend[np.arange(rows - rank), order[rank:]] = 1.0 / size[order[rank:]]
-    if rank < rows:
-        depend[:, order[:rank]] = -la.solve_triangular(upper, r[:rank, rank:]).T / size[order[:rank]]
-    return basis, to_rows, depend
-
-
-def _normalise(weighted: Floats) -> tuple[Floats, Floats, Floats] | None:
-    """Return what `_orthogonalise` does, by Cholesky's factor of the normal equations; None where these are unsafe."""
-    rows = len(weighted)
-    size = np.sqrt((weighted**2).sum(axis=1))
-    if not rows or not (size > 0.0).all():
-        return None
-    unit = weighted / size[:, None]
-    try:
-        lower = np.linalg.cholesky(unit @ unit.T)
-    except np.linalg.LinAlgError:
-        return None
-    if np.diagonal(lower).min() < SAFE_PIVOT:
-        return None
-    to_rows = la.solve_triangular(lower, np.eye(rows), lower=True)
-    return np.ascontiguousarray((to_rows @ unit).T), to_rows / size, np.zeros((0, rows))
-
-
-def _rank(upper: Floats) -> int:
-    """Return the rank that the diagonal of a pivoted triangular factor shows."""
-    diagonal = abs(np.diagonal(upper))
-    return int((diagonal > RANK_TOLERANCE * diagonal[0]).sum())
+def _unit(root: Floats) -> Floats:
+    """Return C with every std one: the root of the correlations."""
+    if root.ndim == 1:
+        return (root > 0.0).astype(float)
+    size = np.sqrt((root**2).sum(axis=1))
+    unit: Floats = root / np.where(size > 0.0, size, 1.0)[:, None]
+    return unit
 
 
 def _weigh(rows: Floats, root: Floats) -> Floats:
@@ -377,9 +325,3 @@ def _weigh_rows(root: Floats, columns: Floats) -> Floats:
     """Return C @ columns for C given whole, or by its diagonal."""
     product: Floats = root[:, None] * columns if root.ndim == 1 else root @ columns
     return product
-
-
-def _clean(columns: Floats) -> Floats:
-    """Set rounding noise, against the largest of its column, to zero: what it does not touch stays untouched."""
-    noise = 64 * np.finfo(float).eps * abs(columns).max(axis=0, initial=0.0)
-    return np.where(abs(columns) <= noise, 0.0, columns)

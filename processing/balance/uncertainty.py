@@ -16,6 +16,10 @@ NEGATIVE = -1e-9
 """An eigenvalue of the correlations below this is not rounding: printed correlations have more digits."""
 
 
+ROUNDING = 64 * np.finfo(float).eps
+"""Times the number of meters: an eigenvalue of the correlations up to here is rounding, and counts as zero."""
+
+
 def known_of(std: Floats | None, covariance: Rows | None) -> Bools:
     """Return which streams have a finite std, bool, shape (n_streams,)."""
     if std is not None:
@@ -41,7 +45,7 @@ def root_of(std: Floats | None, covariance: Rows | None, n: int) -> tuple[Floats
 
 
 def positive_root(covariance: Floats) -> Floats:
-    """Return C with covariance = C C', shape (n, n).
+    """Return C with covariance = C C', shape (n, rank).
 
     Raises
     ------
@@ -55,7 +59,8 @@ def positive_root(covariance: Floats) -> Floats:
         raise BalanceError(
             f"covariance must be positive semidefinite, smallest eigenvalue of correlations {value.min():.3g}"
         )
-    root: Floats = scale[:, None] * vector * np.sqrt(np.maximum(value, 0.0))
+    held = value > ROUNDING * len(value)
+    root: Floats = size[:, None] * vector[:, held] * np.sqrt(value[held])
     return root
 
 
