@@ -2,6 +2,10 @@
 
 Everything that a reading needs is prepared here once, when the park is read: nothing looks up a unit, a path or a
 source for a single reading. Which protocol reads a meter is in `opcua.tags`, `mqtt.payload` and `sparkplug.host`.
+
+A place is for good. When the park file changes under a running collector, meters that stay as they are keep their
+places, those that go leave theirs empty, and a meter that is read in another way from now on gets a new one: rows that
+are still on their way mean what they meant when they came (`Register.after`).
 """
 
 from __future__ import annotations
@@ -32,10 +36,31 @@ class Register:
     Attributes
     ----------
     meters
-        Every meter of the park.
+        Every meter of the park, and those that were read in another way before the park file changed.
+    dropped
+        Places of meters that are not collected any more.
     """
 
     meters: tuple[Meter, ...]
+    dropped: frozenset[int] = frozenset()
+
+    def after(self, park: Park) -> Register:
+        """Return the register of a changed park: what is read as before keeps its place."""
+        places = {_reading_of(meter): place for place, meter in enumerate(self.meters)}
+        meters, live = list(self.meters), set[int]()
+        for meter in park.meters:
+            place = places.get(_reading_of(meter))
+            if place is None:
+                place = len(meters)
+                meters.append(meter)
+            meters[place] = meter
+            live.add(place)
+        return Register(tuple(meters), frozenset(range(len(meters))) - live)
+
+    @cached_property
+    def live(self) -> tuple[int, ...]:
+        """Places of the meters that are collected, in order."""
+        return tuple(place for place in range(len(self.meters)) if place not in self.dropped)
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
@@ -56,20 +81,21 @@ class Register:
     def opcua(self) -> Mapping[str, Sequence[int]]:
         """Places of the OPC UA meters by endpoint as configured."""
         found: dict[str, list[int]] = {}
-        for place, meter in enumerate(self.meters):
-            if meter.source.opcua is not None:
-                found.setdefault(meter.source.opcua.endpoint, []).append(place)
+        for place in self.live:
+            opcua = self.meters[place].source.opcua
+            if opcua is not None:
+                found.setdefault(opcua.endpoint, []).append(place)
         return found
 
     @cached_property
     def mqtt(self) -> Sequence[int]:
         """Places of the meters whose readings come as MQTT payloads."""
-        return [place for place, meter in enumerate(self.meters) if meter.source.mqtt is not None]
+        return [place for place in self.live if self.meters[place].source.mqtt is not None]
 
     @cached_property
     def sparkplug(self) -> Sequence[int]:
         """Places of the meters whose readings come as Sparkplug metrics."""
-        return [place for place, meter in enumerate(self.meters) if meter.source.sparkplug is not None]
+        return [place for place in self.live if self.meters[place].source.sparkplug is not None]
 
     @cached_property
     def source(self) -> tuple[str, ...]:
@@ -92,6 +118,11 @@ class Register:
             Values, shape (n,) [SI].
         """
         return value * self.scale[place] + self.offset[place]
+
+
+def _reading_of(meter: Meter) -> tuple[object, ...]:
+    """Return what decides how a meter's readings are read: all else of it may change without a new place."""
+    return (meter.id, meter.quantity, meter.unit, meter.interval_s, meter.sampling, meter.source.model_dump_json())
 
 
 def register_of(park: Park) -> Register:
