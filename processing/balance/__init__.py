@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from processing.balance.assessment import Assessment, ExtraMeter, assess
+from processing.balance.assessment import Assessment, assess
 from processing.balance.classify import Classes, classify
 from processing.balance.errors import BalanceError, ContradictionError
+from processing.balance.extra_meters import ExtraMeter
 from processing.balance.gross import Found, find_gross_errors, identify_gross_errors
 from processing.balance.network import Network, prepare, reconcile
 from processing.balance.nonlinear import NonlinearResult, reconcile_nonlinear

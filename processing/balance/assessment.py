@@ -1,7 +1,7 @@
 """What a network's meters can achieve, before any value is read.
 
 Here: `assess`: the std to expect, how much each meter is checked, the smallest error that would show, what cannot be
-told apart, and where one more meter would help most. Not here: the classes themselves (classify.py).
+told apart. Not here: the classes themselves (classify.py), what one more meter would bring (extra_meters.py).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from processing.balance import inputs
 from processing.balance.classify import Classes, classes_of
 from processing.balance.errors import BalanceError
+from processing.balance.extra_meters import Candidates, ExtraMeter, weigh
 from processing.balance.hypotheses import KINDS, Hypotheses, hypotheses_of
 from processing.balance.inputs import Bools, Floats, Matrix
 from processing.balance.network import Network, prepare
@@ -24,26 +25,15 @@ POWER = 0.9
 """Probability with which "the smallest error seen" is seen."""
 
 
-@dataclass(frozen=True)
-class ExtraMeter:
-    """What a meter on one stream would bring.
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What `assess` was asked beside the network: see there."""
 
-    Parameters
-    ----------
-    stream
-        Where it would be.
-    newly_observable
-        Streams that could then be computed or read, and now cannot, the stream itself included.
-    newly_redundant
-        Meters that would then be checked by others, and now are not, the new one included.
-    sharper
-        Mean, over streams known before and after, of log(std before / std after).
-    """
-
-    stream: int
-    newly_observable: int
-    newly_redundant: int
-    sharper: float
+    kinds: tuple[str, ...]
+    alpha: float
+    extra_std: Floats
+    spared: Bools
+    counted: Bools
 
 
 class Assessment:
@@ -55,10 +45,10 @@ class Assessment:
         redundant, nonredundant, observable, unobservable.
     """
 
-    def __init__(self, network: Network, is_measured: Bools, kinds: Sequence[str], alpha: float, extra: Floats) -> None:
+    def __init__(self, network: Network, is_measured: Bools, asked: _Asked) -> None:
         self._network = network
         self._projection = network.projection(is_measured)
-        self._kinds, self._alpha, self._extra = kinds, alpha, extra
+        self._asked = asked
         self.classes: Classes = classes_of(self._projection)
 
     @property
@@ -88,7 +78,7 @@ class Assessment:
     @cached_property
     def threshold(self) -> float:
         """What the largest test must exceed for an alarm, so that a clean window alarms with probability alpha."""
-        return self._hypotheses.threshold(self._alpha)
+        return self._hypotheses.threshold(self._asked.alpha)
 
     @cached_property
     def smallest_bias(self) -> Floats:
@@ -110,17 +100,17 @@ class Assessment:
         """What one more meter would bring, for every stream without one (for every stream, if all have one).
 
         The one that helps most comes first: by streams made observable, then by meters that become redundant, then by
-        how much sharper the rest becomes.
+        groups that come apart, then by how much sharper the rest becomes. Not by solving each anew: extra_meters.py.
         """
-        bare = np.flatnonzero(~self.classes.measured)
-        chosen = bare if bare.size else np.arange(self._network.n_streams)
-        meters = [self._with_meter(int(j)) for j in chosen]
-        return sorted(meters, key=lambda m: (-m.newly_observable, -m.newly_redundant, -round(m.sharper, 9), m.stream))
+        bare, asked = ~self.classes.measured, self._asked
+        std = np.where(bare, asked.extra_std, np.nan) if bare.any() else asked.extra_std
+        biases = hypotheses_of(self._projection, ("bias",), asked.spared)
+        return weigh(Candidates(self._network, self._projection, biases, std, asked.counted, ~asked.spared))
 
     @cached_property
     def _hypotheses(self) -> Hypotheses:
         """The errors that can show."""
-        return hypotheses_of(self._projection, self._kinds, None)
+        return hypotheses_of(self._projection, self._asked.kinds, self._asked.spared)
 
     def _smallest(self, information: Floats) -> Floats:
         """Return the error at which the test exceeds the threshold with the power asked."""
@@ -131,27 +121,6 @@ class Assessment:
         np.divide(size, np.sqrt(information), out=smallest, where=information > 0)
         return smallest
 
-    def _with_meter(self, stream: int) -> ExtraMeter:
-        """Compare this network with one that has one more meter: on a stream of its own, equal to the old one."""
-        before, n = self._projection, self._network.n_streams
-        rows = self._network.incidence
-        twin = inputs.Rows(
-            np.append(rows.start, rows.start[-1] + 2),
-            np.append(rows.index, [stream, n]),
-            np.append(rows.value, [1.0, -1.0]),
-            n + 1,
-        )
-        std = np.append(self._network.std_by_stream, self._extra[stream])
-        after = Network(twin, std, None, None).projection(np.append(before.measured, True))
-        known = before.observable & (np.nan_to_num(before.std) > 0) & (np.nan_to_num(after.std[:n]) > 0)
-        ratio = np.log(before.std[known] / after.std[:n][known])
-        return ExtraMeter(
-            stream,
-            int((after.observable[:n] & ~before.observable).sum()),
-            int((after.redundant[:n] & ~before.redundant).sum()) + int(after.redundant[n]),
-            float(ratio.mean()) if ratio.size else 0.0,
-        )
-
 
 def assess(
     incidence: Matrix,
@@ -161,6 +130,8 @@ def assess(
     hypotheses: Sequence[str] = ("bias",),
     alpha: float = 0.05,
     extra_std: npt.ArrayLike | None = None,
+    never_suspect: npt.ArrayLike | None = None,
+    counted: npt.ArrayLike | None = None,
 ) -> Assessment:
     """Say what a network's meters can achieve.
 
@@ -178,7 +149,11 @@ def assess(
         Probability that a clean window raises any alarm.
     extra_std
         Std that a further meter would have, shape (n_streams,) or one number [unit of the stream]; default `std`
-        where finite, else the median of the finite ones.
+        where finite, else the median of the finite ones. NaN: none can be added there.
+    never_suspect
+        Meters in which no bias is looked for and whose redundancy does not count, bool, shape (n_streams,).
+    counted
+        Streams that count when a further meter is weighed, bool, shape (n_streams,); default all.
 
     Returns
     -------
@@ -200,9 +175,7 @@ def assess(
     """
     network = prepare(incidence, std)
     spread = network.std_by_stream
-    present = np.isfinite(spread) if is_measured is None else np.asarray(is_measured)
-    if present.shape != spread.shape or present.dtype != np.bool_:
-        raise BalanceError(f"is_measured must be bool of shape {spread.shape}, got {present.dtype} of {present.shape}")
+    present = np.isfinite(spread) if is_measured is None else _mask(is_measured, spread.shape, "is_measured")
     if isinstance(hypotheses, str) or not len(hypotheses) or any(kind not in KINDS for kind in hypotheses):
         raise BalanceError(f"hypotheses must be one or more of {KINDS}, got {hypotheses!r}")
     finite = np.isfinite(spread)
@@ -210,4 +183,18 @@ def assess(
         extra = np.where(finite, spread, np.median(spread[finite]) if finite.any() else 1.0)
     else:
         extra = np.broadcast_to(inputs.as_floats(extra_std, "extra_std"), spread.shape)
-    return Assessment(network, present & finite, tuple(hypotheses), alpha, extra)
+    spared = np.zeros(len(spread), dtype=bool) if never_suspect is None else never_suspect
+    every = np.ones(len(spread), dtype=bool) if counted is None else counted
+    asked = _Asked(
+        tuple(hypotheses), alpha, extra, _mask(spared, spread.shape, "never_suspect"),
+        _mask(every, spread.shape, "counted"),
+    )
+    return Assessment(network, present & finite, asked)
+
+
+def _mask(given: npt.ArrayLike, shape: tuple[int, ...], name: str) -> Bools:
+    """Return a bool array of the shape asked."""
+    mask = np.asarray(given)
+    if mask.shape != shape or mask.dtype != np.bool_:
+        raise BalanceError(f"{name} must be bool of shape {shape}, got {mask.dtype} of {mask.shape}")
+    return mask
