@@ -1,17 +1,17 @@
-"""The collector as a whole: sources, memory, store, from start to stop. The main path enters at `collect`."""
+"""The collector as a whole: sources, memory, store, from start to stop. The main path enters at `collect`.
+
+Here is who there is, and what is said of them. How what came becomes durable is in `writing`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
-from collector.backoff import Backoff
-from collector.batches import Batches, Chunk, Limits, batch_of
+from collector.batches import Batches, Chunk, Limits
 from collector.coverage import Coverage
 from collector.dead_letters import DeadLetters
 from collector.mqtt.client import MqttSource, broker_of
@@ -22,25 +22,23 @@ from collector.register import MQTT, SPARKPLUG, register_of
 from collector.rejections import Rejections
 from collector.sparkplug.client import SparkplugSource
 from collector.sparkplug.host import Host
+from collector.spool import SpoolSettings
 from collector.status import SourceStatus, State
-from collector.store import CollectorStore, SourceRow
-from collector.times import EARLIEST_US, MICROS, micros_of_seconds, moment
+from collector.store import SourceRow
+from collector.times import MICROS, micros_of_seconds, moment
+from collector.writing import Inflow, Writer
 from park.clock import RunClock
 from park.errors import InputError, StoreError, SymbiosisError
 from park.model import Park
 
-_logger = logging.getLogger(__name__)
-
 OnState = Callable[[str, dict[str, object]], None]
-_Result = TypeVar("_Result")
 _Start = Callable[[str, Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 NOTE_S = 1.0            # how often states of sources are stored, and overdue readings looked for
 SILENCE_S = 0.5         # without a reading for this long at the end, everything that was sent has come
 DRAIN_S = 3.0           # sources that never fall silent are cut off
-FLUSH_S = 4.0           # the last commits; a database that is away is given up then
+FLUSH_S = 4.0           # the last commits, and as much of the spool as that leaves time for
 GRACE_S = 5.0           # wall time from a reading to us that is not late yet; sources that stop with us have as long
-DATABASE = "database"   # beside the names of sources, in what is waited for
 
 
 async def collect(
@@ -52,6 +50,7 @@ async def collect(
     broker: str | None = None,
     stop: asyncio.Event,
     on_state: OnState | None = None,
+    spool: SpoolSettings | None = None,
     limits: Limits | None = None,
 ) -> None:
     """Collect all meters of a park into its store until `stop` is set; then drain, store the rest and return.
@@ -73,8 +72,10 @@ async def collect(
         Set to stop.
     on_state
         Told ``"connecting"`` while not every source was there, ``"armed"`` with the numbers of meters, once, when
-        every subscription is in force, ``"waiting"`` with what is away (sources, ``database``) and why, and
-        ``"collecting"`` when nothing is away any more.
+        every subscription is in force, ``"waiting"`` with what is away (sources, ``database``, ``spool``) and why,
+        and ``"collecting"`` when nothing is away any more.
+    spool
+        Where readings wait on disk while the database is away or slow; None: in memory and with their sources.
     limits
         Sizes and delays of batches.
 
@@ -85,10 +86,13 @@ async def collect(
     SourceError
         If a server cannot keep as many values as its meters need.
     StoreError
-        If readings were left over at the end because the database was away.
+        If readings were left over at the end because neither the database nor the spool took them.
+    SpoolError
+        If the spool's folder is another collector's, or cannot be used.
     """
     quiet_library()
-    collector = Collector(park, dsn, clock, endpoints or {}, broker, on_state or _tell_nobody, limits)
+    store = Store(dsn, spool, limits)
+    collector = Collector(park, store, clock, endpoints or {}, broker, on_state or _tell_nobody)
     try:
         await collector.run(stop)
     except BaseExceptionGroup as group:
@@ -98,71 +102,83 @@ async def collect(
         raise _first_of(known) from None
 
 
+@dataclass(frozen=True)
+class Store:
+    """Where what is collected goes, and in what portions."""
+
+    dsn: str
+    spool: SpoolSettings | None = None
+    limits: Limits | None = None
+
+
 class Collector:
     """The pipeline of one park.
 
         server ──► OpcuaSource.run ─────────────┐
-        server ──► OpcuaSource.run ─────────────┤ rows                    batch
-                                                ├──────► Batches ──► _write ──► ReadingWriter ──► reading, arrival
-        broker ──► MqttSource.run, .read ───────┤
-        broker ──► SparkplugSource.run, .read ──┘  waits while full    │  ▲
-                          ▲                                            │  └── Coverage ──► gap
-                          └──────────── PUBACK after the commit ───────┘
+        server ──► OpcuaSource.run ─────────────┤ rows
+                                                ├──────► Batches ──► Writer.write ──► reading, gap, dead_letter
+        broker ──► MqttSource.run, .read ───────┤                      │  │  ▲
+        broker ──► SparkplugSource.run, .read ──┘  waits while full    │  ▼  │ Writer.replay
+                          ▲                                            │  spool
+                          └───────────── PUBACK once durable ──────────┘
                                                                     _note, each second ──► collector_source
 
     Each arrow from the left is a named task of one group, and an interruption travels in the same queue as the rows,
-    so that coverage sees both in the order in which they happened. What blocks (psycopg) runs in one thread.
+    so that coverage sees both in the order in which they happened.
 
     Parameters are those of `collect`.
     """
 
     def __init__(
-        self, park: Park, dsn: str, clock: RunClock, endpoints: Mapping[str, str], broker: str | None,
-        on_state: OnState, limits: Limits | None,
+        self, park: Park, store: Store, clock: RunClock, endpoints: Mapping[str, str], broker: str | None,
+        on_state: OnState,
     ) -> None:
         self._clock = clock
         self._on_state = on_state
         self._register = register_of(park)
-        self._batches = Batches(limits)
+        self._batches = Batches(store.limits)
         self._coverage = Coverage(self._register, GRACE_S * clock.speed)
-        self._letters = DeadLetters(self._register, clock.now)
-        self._rejections = Rejections(self._letters.add)
+        letters = DeadLetters(self._register, clock.now)
+        self._rejections = Rejections(letters.add)
         self._statuses: dict[str, SourceStatus] = {}
-        self._store = CollectorStore(dsn)
-        self._store_thread = ThreadPoolExecutor(1, "collector-store")
-        self._store_turn = asyncio.Lock()           # coverage changes only between two uses of the store
-        self._store_there: bool | None = None
-        self._store_detail = ""
         self._said: tuple[str, dict[str, object]] = ("", {})
         self._opcua = [self._opcua_source(url, endpoints.get(url, url)) for url in self._register.opcua]
         self._mqtt = self._mqtt_source(park.park.name, broker)
         self._sparkplug = self._sparkplug_source(park.park.name, broker)
+        inflow = Inflow(self._register, self._batches, self._coverage, letters, self._rejections, clock)
+        self._writer = Writer(store.dsn, inflow, store.spool, on_durable=self._count, on_change=self._tell)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Collect until `stop` is set, and then until nothing is left to store."""
         try:
-            async with asyncio.TaskGroup() as group, _tasks(group) as start:
-                writing = start("store", self._write())
-                servers = [start(source.endpoint.source, source.run()) for source in self._opcua]
-                connection = start("mqtt", self._mqtt.run()) if self._mqtt else None
-                reading = start("mqtt messages", self._mqtt.read()) if self._mqtt else None
-                hosting = start("sparkplug", self._sparkplug.run()) if self._sparkplug else None
-                hearing = start("sparkplug messages", self._sparkplug.read()) if self._sparkplug else None
-                noting = start("status", self._note(stop))
-                start("armed", self._announce())
-                await stop.wait()
-                if self._sparkplug:
-                    self._sparkplug.leave()
-                await self._drain()
-                await _end([*servers, reading, hearing])    # the broker stays, to hear what was committed
-                left = await self._flush()
-                await _end([writing, noting, connection, hosting])
+            await self._writer.open()
+            left = await self._collect(stop)
             await self._note_end()
         finally:
-            self._store_thread.shutdown(wait=True)
-            self._store.close()
+            self._writer.close()
         if left:
             raise StoreError(f"{left} readings could not be stored: the database was away at the end")
+
+    async def _collect(self, stop: asyncio.Event) -> int:
+        """Run all tasks until `stop` is set and what came is durable; return how many readings are not."""
+        async with asyncio.TaskGroup() as group, _tasks(group) as start:
+            writing = start("store", self._writer.write())
+            replaying = start("replay", self._writer.replay())
+            servers = [start(source.endpoint.source, source.run()) for source in self._opcua]
+            connection = start("mqtt", self._mqtt.run()) if self._mqtt else None
+            reading = start("mqtt messages", self._mqtt.read()) if self._mqtt else None
+            hosting = start("sparkplug", self._sparkplug.run()) if self._sparkplug else None
+            hearing = start("sparkplug messages", self._sparkplug.read()) if self._sparkplug else None
+            noting = start("status", self._note(stop))
+            start("armed", self._announce())
+            await stop.wait()
+            if self._sparkplug:
+                self._sparkplug.leave()
+            await self._drain()
+            await _end([*servers, reading, hearing])    # the broker stays, to hear what became durable
+            left = await self._writer.finish(FLUSH_S)
+            await _end([writing, replaying, noting, connection, hosting])
+            return left
 
     # -- sources ----------------------------------------------------------------------------------------------------
 
@@ -200,8 +216,7 @@ class Collector:
         """Tell how the whole fares, if that has changed."""
         states = [status.state for status in self._statuses.values()]
         away = {s.source: s.detail for s in self._statuses.values() if s.state is State.WAITING}
-        if self._store_there is False:
-            away[DATABASE] = self._store_detail
+        away |= self._writer.away
         said: tuple[str, dict[str, object]]
         if away:
             said = ("waiting", {"for": away})
@@ -229,115 +244,25 @@ class Collector:
             counts["sparkplug"] = len(self._register.sparkplug)
         self._on_state("armed", counts)
 
-    # -- store ------------------------------------------------------------------------------------------------------
-
-    async def _write(self) -> None:
-        """Write batches for ever, each until it is stored."""
-        await self._resume()
-        while True:
-            await self._batches.due()
-            chunks = self._batches.take()
-            async with self._store_turn:
-                for chunk in chunks:
-                    self._coverage.advance(chunk)
-            await self._store_batch(chunks)
-            await self._store_letters()         # before the broker is told that what it sent is ours
-            for chunk in chunks:
-                self._statuses[chunk.source].count(chunk.rows)
-                if chunk.committed is not None:
-                    chunk.committed()
-            self._batches.committed()
-
-    async def _store_batch(self, chunks: Sequence[Chunk]) -> None:
-        """Write a batch, again and again while the database is away: a repeated write changes nothing."""
-        batch = batch_of(chunks, self._register)
-
-        async def attempt() -> None:
-            async with self._store_turn:
-                gaps = self._coverage.changes()
-                result = await self._in_thread(functools.partial(self._store.write, batch, gaps))
-                self._coverage.stored(gaps)
-            for refused in result.rejected:
-                place = int(batch.meter[refused.row])
-                self._rejections.add(self._register.source[place], self._register.ids[place],
-                                     "refused by the database", refused.reason)
-        await self._until_stored(attempt)
-
-    async def _store_letters(self) -> None:
-        """Store what is no reading, once, whether or not it works: readings do not wait for it."""
-        async with self._store_turn:
-            letters = self._letters.due()
-            if not letters:
-                return
-            try:
-                await self._in_thread(functools.partial(self._store.keep, letters, self._letters.limits.kept))
-            except StoreError as error:
-                self._letters.refused(error)
-            else:
-                self._letters.stored(letters)
-
-    async def _resume(self) -> None:
-        """Take up where an earlier collector of the same run stopped; a run before this one is none of its business."""
-        since_us = max(EARLIEST_US, micros_of_seconds(self._clock.start))
-
-        async def attempt() -> None:
-            earlier = await self._in_thread(functools.partial(
-                self._store.earlier, self._register.ids, list(self._statuses), moment(since_us)))
-            self._coverage.resume(earlier.last_us, earlier.open_gaps, "the collector was not running")
-        await self._until_stored(attempt)
-
-    async def _until_stored(self, attempt: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Do something in the database, however long it is away; said once."""
-        backoff = Backoff()
-        while True:
-            try:
-                await attempt()
-            except StoreError as error:
-                self._tell_store(False, str(error))
-            else:
-                self._tell_store(True, "")
-                return
-            await asyncio.sleep(backoff.next())
-
-    def _tell_store(self, there: bool, detail: str) -> None:
-        if there == self._store_there:
-            return
-        if not there:
-            _logger.warning("database is away, readings wait in memory and with their sources: %s", detail)
-        elif self._store_there is not None:
-            _logger.info("database is back, %d readings wait", len(self._batches))
-        self._store_there, self._store_detail = there, detail
-        self._tell()
-
-    async def _in_thread(self, work: Callable[[], _Result]) -> _Result:
-        return await asyncio.get_running_loop().run_in_executor(self._store_thread, work)
-
     # -- states -----------------------------------------------------------------------------------------------------
 
     async def _note(self, stop: asyncio.Event) -> None:
         """Store the state of every source each second, and open gaps for readings that are overdue."""
         while True:
             await asyncio.sleep(NOTE_S)
-            if not self._store_there:
-                continue            # the writer tries; what it could not store yet would look overdue
-            async with self._store_turn:
-                if not stop.is_set():       # sources that stop with us owe nothing
-                    self._coverage.tick(round(self._clock.now() * MICROS))
-                await self._store_states()
-            await self._store_letters()
+            # Sources that stop with us owe nothing, and what waits in memory would look overdue.
+            if not stop.is_set() and not self._writer.is_held_back:
+                self._coverage.tick(round(self._clock.now() * MICROS))
+            await self._writer.note(self._source_rows())
 
     async def _note_end(self) -> None:
         """Store that all sources are stopped."""
         for status in self._statuses.values():
             status.become(State.STOPPED)
-        await self._store_states()
-        await self._store_letters()
+        await self._writer.note(self._source_rows())
 
-    async def _store_states(self) -> None:
-        gaps = self._coverage.changes()
-        with contextlib.suppress(StoreError):           # said by the writer; the next second tries again
-            await self._in_thread(functools.partial(self._store.note, gaps, self._source_rows()))
-            self._coverage.stored(gaps)
+    def _count(self, chunk: Chunk) -> None:
+        self._statuses[chunk.source].count(chunk.rows)
 
     def _source_rows(self) -> list[SourceRow]:
         return [
@@ -357,16 +282,6 @@ class Collector:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):
                 await self._batches.silence(SILENCE_S)
-
-    async def _flush(self) -> int:
-        """Commit what waits; return how many readings could not be, because the database is away."""
-        self._batches.hurry()
-        try:
-            async with asyncio.timeout(FLUSH_S):
-                await self._batches.finished()
-        except TimeoutError:
-            return self._batches.uncommitted
-        return 0
 
 
 @contextlib.asynccontextmanager

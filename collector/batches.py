@@ -1,11 +1,12 @@
 """Readings between their arrival and the commit: in memory, in order, bounded.
 
 Here are the rows, the queue in which they wait, the rule when a batch is due, and its conversion to SI. Not here: where
-readings come from (`opcua`, `mqtt`) and the writing itself (`store`). The way in is `Batches.put`, the way out
+readings come from (`opcua`, `mqtt`) and the writing itself (`writing`). The way in is `Batches.put`, the way out
 `Batches.take`.
 
 Memory is bounded by `Limits.buffer_rows`: a source puts its rows only when there is room, and takes no more from its
-server or broker meanwhile. So a database that is away pushes the queue back to where the readings come from.
+server or broker meanwhile. So where neither database nor spool takes anything, the queue is pushed back to where the
+readings come from.
 """
 
 from __future__ import annotations
@@ -81,7 +82,10 @@ class Interruption:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What a source hands over at once: an interruption before the rows, rows, and whom to tell of the commit."""
+    """What a source hands over at once: an interruption before the rows, rows, and whom to tell when they are durable.
+
+    `committed` is called when the rows are in the database, or in the spool on disk.
+    """
 
     source: str
     rows: Rows = field(default_factory=Rows)
@@ -165,6 +169,11 @@ class Batches:
     def full(self) -> bool:
         """Whether sources wait for room."""
         return not self._room.is_set()
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether half the room is taken: the store is slower than the sources."""
+        return 2 * self._rows >= self._limits.buffer_rows
 
     async def room(self) -> None:
         """Wait until rows can be put without passing the limit."""

@@ -12,8 +12,9 @@ Not here: when a source counts as interrupted (`opcua.client`, `mqtt.client`, `a
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from collector.batches import Chunk, Interruption
 from collector.register import MQTT, Register
@@ -23,11 +24,11 @@ SKIPPED = 1.5           # intervals from one reading to the next that mean one b
 OVERDUE = 2.5           # intervals without a reading that mean the next one is late: more than SKIPPED, for its way
 
 
-@dataclass(eq=False)
+@dataclass
 class Gap:
     """A row of `gap`: times [us since 1970-01-01 UTC]; `ended_us` None while it is open; `id` None before it is stored.
 
-    `withdrawn`: nothing was missing after all; the row goes.
+    `withdrawn`: nothing was missing after all; the row goes. `key` tells it from all others before it has an id.
     """
 
     source: str
@@ -36,6 +37,7 @@ class Gap:
     cause: str
     id: int | None = None
     withdrawn: bool = False
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 @dataclass
@@ -63,17 +65,21 @@ class Coverage:
 
     def __init__(self, register: Register, grace_s: float = 2.0) -> None:
         self._last: dict[int, int] = {}
+        self._first: dict[int, int] = {}             # of this process, to hold against what is found stored later
+        self._resumed: set[int] = set()
         self._interval_us = [round(meter.interval_s * MICROS) for meter in register.meters]
         self._periodic = [meter.sampling == "periodic" for meter in register.meters]
         self._places: dict[str, list[int]] = {}
         for place, source in enumerate(register.source):
             self._places.setdefault(source, []).append(place)
         self._disturbances: dict[str, _Disturbance] = {}
-        self._changed: dict[Gap, None] = {}          # an ordered set
+        self._changed: dict[str, Gap] = {}           # by key, in the order in which they changed
         self._grace_us = round(grace_s * MICROS)
 
     def resume(self, last_us: Mapping[int, int], open_gaps: Iterable[Gap], cause: str) -> None:
-        """Begin where an earlier process of the same run stopped.
+        """Go on where an earlier process of the same run stopped; what has been heard since is held against that.
+
+        May be called for the spool first and for the database when that is back: what the first told of a meter stays.
 
         Parameters
         ----------
@@ -84,13 +90,32 @@ class Coverage:
         cause
             Why the time since is not covered.
         """
-        self._last.update(last_us)
-        for source in {s for s, places in self._places.items() if any(p in last_us for p in places)}:
-            self._interrupt(source, Interruption(cause, kept=source == MQTT))
+        opened: dict[str, Gap] = {}
         for gap in open_gaps:
-            disturbance = self._disturbances.get(gap.source)
-            if disturbance is not None and disturbance.gap is None:
-                disturbance.gap, disturbance.holes = gap, True
+            opened.setdefault(gap.source, gap)
+        for source, places in self._places.items():
+            known = {p: last_us[p] for p in places if p in last_us and p not in self._resumed}
+            self._resumed |= known.keys()
+            if known:
+                self._resume_source(source, known, Interruption(cause, kept=source == MQTT), opened.get(source))
+
+    def _resume_source(self, source: str, known: Mapping[int, int], why: Interruption, open_gap: Gap | None) -> None:
+        """Hold the meters of a source against what was stored of them before this process."""
+        disturbance = self._disturbances.setdefault(source, _Disturbance(why, set()))
+        if open_gap is not None and disturbance.gap is None:
+            disturbance.gap, disturbance.holes = open_gap, True
+        for place, stored_us in known.items():
+            if self._last.get(place, stored_us) <= stored_us:
+                self._last[place] = stored_us
+                disturbance.waiting.add(place)
+            elif self._first[place] > stored_us:
+                disturbance.heard = True
+                self._judge(disturbance, source, place, (stored_us, self._first[place]))
+        self._settle(source, disturbance)
+
+    def inherit(self, gaps: Iterable[Gap]) -> None:
+        """Take over gaps whose state an earlier process could not store."""
+        self._changed.update((gap.key, gap) for gap in gaps)
 
     def advance(self, chunk: Chunk) -> None:
         """Take in a chunk of a source in the order of arrival."""
@@ -100,6 +125,8 @@ class Coverage:
         last = self._last
         for place, source_us in zip(chunk.rows.place, chunk.rows.source_us, strict=True):
             before = last.get(place)
+            if before is None:
+                self._first[place] = source_us
             if before is None or source_us > before:
                 if disturbance is not None and place in disturbance.waiting:
                     self._hear(disturbance, chunk.source, place, source_us)
@@ -116,13 +143,17 @@ class Coverage:
                 self._widen(disturbance, source, min(self._last[place] for place in late), None)
 
     def changes(self) -> list[Gap]:
-        """Return the gaps that are not stored as they are now, in the order in which they changed."""
-        return list(self._changed)
+        """Return copies of the gaps that are not stored as they are now, in the order in which they changed."""
+        return [replace(gap) for gap in self._changed.values()]
 
     def stored(self, gaps: Iterable[Gap]) -> None:
-        """Note that these gaps are stored as they are now."""
-        for gap in gaps:
-            self._changed.pop(gap, None)
+        """Note that these copies are stored, with their ids; what changed since stays to be stored."""
+        for copy in gaps:
+            gap = self._changed.get(copy.key)
+            if gap is not None:
+                gap.id = copy.id
+                if gap == copy:
+                    del self._changed[copy.key]
 
     def last_us(self, place: int) -> int | None:
         """Return the latest source time [us] of a meter; None if it was never heard."""
@@ -147,14 +178,18 @@ class Coverage:
         disturbance.heard = True
         disturbance.waiting.discard(place)
         disturbance.overdue.discard(place)
-        if self._has_hole(disturbance.interruption, place, source_us):
-            disturbance.holes = True
-            self._widen(disturbance, source, self._last[place], source_us)
+        self._judge(disturbance, source, place, (self._last[place], source_us))
 
-    def _has_hole(self, interruption: Interruption, place: int, source_us: int) -> bool:
+    def _judge(self, disturbance: _Disturbance, source: str, place: int, hole_us: tuple[int, int]) -> None:
+        """Mark the time from one reading of a meter to its next as a hole if one between is missing."""
+        last_us, next_us = hole_us
         if self._periodic[place]:
-            return source_us - self._last[place] > SKIPPED * self._interval_us[place]
-        return not interruption.kept
+            is_hole = next_us - last_us > SKIPPED * self._interval_us[place]
+        else:
+            is_hole = not disturbance.interruption.kept
+        if is_hole:
+            disturbance.holes = True
+            self._widen(disturbance, source, last_us, next_us)
 
     def _is_overdue(self, place: int, now_us: int) -> bool:
         late_us = now_us - self._last[place] - self._grace_us
@@ -168,14 +203,14 @@ class Coverage:
         gap.started_us = min(gap.started_us, started_us)
         if ended_us is not None:
             gap.ended_us = max(gap.ended_us or ended_us, ended_us)
-        self._changed[gap] = None
+        self._changed[gap.key] = gap
 
     def _settle(self, source: str, disturbance: _Disturbance) -> None:
         """Forget a disturbance that is over, and withdraw a gap that turned out to be none."""
         gap = disturbance.gap
         if gap is not None and disturbance.heard and not disturbance.holes and not disturbance.overdue:
             gap.withdrawn = True
-            self._changed[gap] = None
+            self._changed[gap.key] = gap
             disturbance.gap = None
         if not disturbance.waiting:
             del self._disturbances[source]

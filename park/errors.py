@@ -7,6 +7,7 @@ Each is an answer to whoever runs the program, and says what to do::
     │   └── ParkError         a park.yaml or meters.csv with faults, all of them at once
     └── OperationError        the work failed: exit 1
         ├── StoreError        the database, or its data folder
+        ├── SpoolError        the collector's spool on disk
         ├── BrokerError       the MQTT broker
         └── SourceError       a server or broker that meters are read from, and that cannot serve them
 """
@@ -55,6 +56,10 @@ class OperationError(SymbiosisError):
 
 class StoreError(OperationError):
     """The database or its data folder."""
+
+
+class SpoolError(OperationError):
+    """The collector's spool on disk."""
 
 
 class BrokerError(OperationError):

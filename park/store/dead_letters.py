@@ -83,8 +83,9 @@ def insert_dead_letters(conn: psycopg.Connection, letters: Sequence[DeadLetter],
         copy.set_types(_TYPES)
         for letter in letters:
             copy.write_row((
-                _text(letter.source), _text(letter.subject), letter.meter and _text(letter.meter), letter.reason,
-                letter.format, letter.payload, letter.payload_bytes, letter.received_at,
+                storable_text(letter.source), storable_text(letter.subject),
+                letter.meter and storable_text(letter.meter), letter.reason, letter.format, letter.payload,
+                letter.payload_bytes, letter.received_at,
             ))
     conn.execute(_PRUNE, [keep])
 
@@ -107,6 +108,6 @@ def mark_replayed(conn: psycopg.Connection, ids: Sequence[int]) -> None:
     conn.execute(_MARK, [list(ids)])
 
 
-def _text(name: str) -> str:
+def storable_text(name: str) -> str:
     """Return a name as PostgreSQL can hold it, lest one letter keep all behind it from being stored."""
     return name.replace("\0", "\ufffd").encode("utf-8", "replace").decode()

@@ -1,0 +1,189 @@
+"""A spool whose file is not what was written: set aside under a name that says so, and read as far as it can be.
+
+Nothing is deleted. The damaged file keeps its log beside it; what can be read of it goes into a new one, in order.
+`open_or_rescue` is the way in at the start, `rescue` when damage shows later. `_keep_torn_log` is for what SQLite
+passes over without a word: the end of its log after a frame that does not fit.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sqlite3
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from collector.spool import LETTER_COLUMNS, Spool, SpoolDamagedError, letter_of
+from collector.spool_format import DamagedBatchError, decode_batch
+from park.store.readings import reading_batch
+
+_logger = logging.getLogger(__name__)
+_Row = TypeVar("_Row")
+
+LOG = "-wal"
+NOTHING = reading_batch([], (), (), ())
+# SQLite, "Database File Format", 4.1: a head of 32 bytes, then frames of 24 bytes and a page
+_LOG_HEAD = struct.Struct(">8I")
+_FRAME_HEAD = struct.Struct(">6I")
+
+_NEXT_BATCH = "select number, readings from batch where number > ? order by number limit 1"
+_NEXT_LETTER = f"select number, {LETTER_COLUMNS} from letter where number > ? order by number limit 1"
+_LOOK_FOR = 20_000      # numbers to try in a file whose end cannot be found
+
+
+@dataclass
+class Rescued:
+    """What became of a damaged file.
+
+    Attributes
+    ----------
+    aside
+        Its name now.
+    rows
+        Readings that could be read and are in the new file.
+    lost
+        Batches that could not.
+    holes
+        Around each run of lost batches: the latest source time before and the earliest after [us]; None: unknown.
+    """
+
+    aside: Path
+    rows: int = 0
+    lost: int = 0
+    holes: list[tuple[int | None, int | None]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lost = f"{self.lost} batches of it cannot be read" if self.lost else "no batch of it is lost"
+        return f"it is set aside as {self.aside}; {self.rows} readings of it are taken over, {lost}"
+
+
+def open_or_rescue(spool: Spool) -> Rescued | None:
+    """Open a spool and see that all of it can be read; mend it if not, and return what became of it.
+
+    Raises
+    ------
+    SpoolError
+        If the disk takes or gives nothing.
+    """
+    log = spool.path.with_name(spool.path.name + LOG)
+    frames = _committed_frames(log)
+    try:
+        spool.open()
+        if frames > spool.log_frames():
+            _keep_torn_log(log)
+        spool.last_times()
+    except SpoolDamagedError as error:
+        return rescue(spool, error)
+    return None
+
+
+def rescue(spool: Spool, why: SpoolDamagedError) -> Rescued:
+    """Set the file aside, begin a new one, and take over what can be read.
+
+    Raises
+    ------
+    SpoolError
+        If the disk takes nothing; what was not taken over is in the file that was set aside.
+    """
+    spool.drop()
+    rescued = Rescued(_set_aside(spool.path))
+    _logger.error("the spool is damaged (%s): it is set aside as %s", why, rescued.aside)
+    spool.open()
+    with closing(sqlite3.connect(f"{rescued.aside.absolute().as_uri()}?mode=ro", uri=True)) as conn:
+        _take_over_batches(conn, spool, rescued)
+        letters = _each(conn, "letter", _NEXT_LETTER, lambda row: letter_of((*row[1:], row[0])))
+        spool.append(NOTHING, letters=[letter for _, letter in letters if letter])
+    spool.open()            # counts what was taken over
+    _logger.error("the spool was damaged: %s", rescued)
+    return rescued
+
+
+def _take_over_batches(conn: sqlite3.Connection, spool: Spool, rescued: Rescued) -> None:
+    """Bring all batches that can be read into the new file, and note the others."""
+    before: int | None = None
+    is_hole = False
+    for number, batch in _each(conn, "batch", _NEXT_BATCH, lambda row: decode_batch(row[1])):
+        if batch is None:
+            rescued.lost += 1
+            is_hole = True
+            continue
+        if is_hole:
+            rescued.holes.append((before, int(batch.source_us.min())))
+            is_hole = False
+        spool.restore(number, batch)
+        rescued.rows += len(batch)
+        before = max(before or 0, int(batch.source_us.max()))
+    if is_hole or before is None:       # without a single batch, what there was is not known
+        rescued.holes.append((before, None))
+
+
+def _set_aside(path: Path) -> Path:
+    """Give a file and its log a name that says that they are damaged; return it."""
+    aside = path.with_name(f"{path.stem}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}{path.suffix}")
+    path.rename(aside)
+    with suppress(FileNotFoundError):
+        path.with_name(path.name + LOG).rename(aside.with_name(aside.name + LOG))
+    return aside
+
+
+def _each(
+    conn: sqlite3.Connection, table: str, query: str, decode: Callable[[tuple[Any, ...]], _Row],
+) -> Iterator[tuple[int, _Row | None]]:
+    """Yield number and row of each place of a damaged table in order, None for a row that cannot be read."""
+    last = _last_number(conn, table)
+    number = 0
+    while number < last:
+        try:
+            row = conn.execute(query, [number]).fetchone()
+        except sqlite3.DatabaseError:
+            number += 1
+            yield number, None
+            continue
+        if row is None:
+            return
+        number = row[0]
+        try:
+            yield number, decode(row)
+        except DamagedBatchError:
+            yield number, None
+
+
+def _last_number(conn: sqlite3.Connection, table: str) -> int:
+    """Return the highest number of a table; where that is what is damaged, as far as to look."""
+    try:
+        row = conn.execute(f"select max(number) from {table}").fetchone()
+    except sqlite3.DatabaseError:
+        return _LOOK_FOR
+    return row[0] or 0
+
+
+def _committed_frames(log: Path) -> int:
+    """Return how many frames a log has up to the last one that ends a transaction, readable or not."""
+    try:
+        with log.open("rb") as file:
+            head = file.read(_LOG_HEAD.size)
+            if len(head) < _LOG_HEAD.size:
+                return 0
+            _, _, page_bytes, _, *salts, _, _ = _LOG_HEAD.unpack(head)
+            size, last, frames = log.stat().st_size, 0, 0
+            while file.tell() + _FRAME_HEAD.size + page_bytes <= size:
+                _, pages_after, *of_frame, _, _ = _FRAME_HEAD.unpack(file.read(_FRAME_HEAD.size))
+                file.seek(page_bytes, 1)
+                frames += 1
+                if of_frame == salts and pages_after:       # other salts: left over from before the log began anew
+                    last = frames
+            return last
+    except FileNotFoundError:
+        return 0
+
+
+def _keep_torn_log(log: Path) -> None:
+    """Copy a log before SQLite writes over what it could not read."""
+    aside = log.with_name(f"{log.stem}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}{log.suffix}")
+    shutil.copyfile(log, aside)
+    _logger.error("the spool's log %s goes on after a place that cannot be read: a copy is kept as %s", log, aside)

@@ -1,0 +1,433 @@
+"""The store side of the collector: everything that came becomes durable, and then its source is told.
+
+                                     spool empty
+    Batches ── take ── coverage ──┬───────────────► database ──┬──► Chunk.committed (PUBACK)
+                                  │  away, slow ┐              │
+                                  │             ▼              │
+                                  └────────► spool ────────────┘
+                                               │ oldest first, a transaction of many batches
+                                               └──► database ──► removed from the spool
+
+A batch is durable in the database, or in the spool while the database is away, slower than the sources, or has not yet
+what waits in the spool: so nothing newer passes it. Where neither takes it, it waits here, and the sources with it.
+Gaps and dead letters go the same two ways. What blocks runs in two threads, one for the database, one for the spool.
+The main path enters at `Writer.write`; `Writer.replay` runs beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from collector.backoff import Backoff
+from collector.batches import Batches, Chunk, batch_of
+from collector.coverage import Coverage, Gap
+from collector.dead_letters import DeadLetters
+from collector.register import Register
+from collector.rejections import Rejections
+from collector.spool import Spool, SpoolDamagedError, SpoolSettings
+from collector.spool_rescue import NOTHING, Rescued, open_or_rescue, rescue
+from collector.store import CollectorStore, SourceRow
+from collector.times import EARLIEST_US, micros_of_seconds, moment
+from park.clock import RunClock
+from park.errors import SpoolError, StoreError
+from park.store.dead_letters import DeadLetter
+from park.store.readings import ReadingBatch, WriteResult
+
+_logger = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+PATIENCE_S = 2.0            # a database that has not committed a batch by then is away; its answer may still come
+REPLAY_ROWS = 50_000        # written at once from the spool: a COPY of so many rows runs at its full rate
+NOT_RUNNING = "the collector was not running"
+DAMAGED = "the spool was damaged"
+DATABASE, SPOOL = "database", "spool"   # beside the names of sources, in what is waited for
+
+
+@dataclass(frozen=True)
+class Inflow:
+    """What came, on the way to the store."""
+
+    register: Register
+    batches: Batches
+    coverage: Coverage
+    letters: DeadLetters
+    rejections: Rejections
+    clock: RunClock
+
+
+class Away:
+    """Whether something is away, said once a change."""
+
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        self.detail: str | None = None      # why; None while it is there
+        self._on_change = on_change
+
+    def __bool__(self) -> bool:
+        return self.detail is not None
+
+    def since(self, detail: str, said: str) -> None:
+        """Note that it is away."""
+        if self.detail is None:
+            _logger.warning(said, detail)
+            self.detail = detail
+            self._on_change()
+
+    def over(self, said: str, *values: object) -> None:
+        """Note that it is there."""
+        if self.detail is not None:
+            _logger.info(said, *values)
+            self.detail = None
+            self._on_change()
+
+
+class Writer:
+    """Makes durable what came, and brings into the database what went to the spool.
+
+    Parameters
+    ----------
+    dsn
+        The database.
+    inflow
+        What came.
+    spool
+        Where the spool is; None: there is none, and a database that is away holds up the sources.
+    on_durable
+        Called with each chunk that has become durable, before its source is told.
+    on_change
+        Called when database or spool have gone away or come back.
+    """
+
+    def __init__(
+        self, dsn: str, inflow: Inflow, spool: SpoolSettings | None, *, on_durable: Callable[[Chunk], None],
+        on_change: Callable[[], None],
+    ) -> None:
+        self.database, self.disk = Away(on_change), Away(on_change)
+        self.is_held_back = False           # neither takes what came
+        self._in = inflow
+        self._on_durable = on_durable
+        self._store = CollectorStore(dsn)
+        self._store_thread = ThreadPoolExecutor(1, "collector-store")
+        self._store_turn = asyncio.Lock()
+        self._letters_turn = asyncio.Lock()
+        self._spool = Spool(spool) if spool else None
+        self._spool_thread = ThreadPoolExecutor(1, "collector-spool")
+        self._sources = dict(zip(inflow.register.ids, inflow.register.source, strict=True))
+        self._gaps_there: dict[str, Gap] = {}       # in the spool, by key
+        self._resumed = asyncio.Event()
+        self._spooled = asyncio.Event()             # something waits in the spool
+        self._moved = asyncio.Event()               # another try may be worth it
+        self._commit_under_way: asyncio.Task[bool] | None = None
+
+    @property
+    def away(self) -> dict[str, str]:
+        """What is away, and why."""
+        return {name: away.detail for name, away in ((DATABASE, self.database), (SPOOL, self.disk))
+                if away.detail is not None}
+
+    @property
+    def spooled_rows(self) -> int:
+        """Readings that wait in the spool."""
+        return self._spool.rows if self._spool else 0
+
+    async def open(self) -> None:
+        """Open the spool, mend it if need be, and take over what an earlier collector left there.
+
+        Raises
+        ------
+        SpoolError
+            If the folder cannot be used.
+        """
+        if self._spool is None:
+            return
+        rescued = await self._in_thread(self._spool_thread, functools.partial(open_or_rescue, self._spool))
+        last = await self._in_spool(self._spool.last_times)
+        gaps = await self._in_spool(self._spool.gaps)
+        self._gaps_there = {gap.key: gap for gap in gaps}
+        self._in.coverage.inherit(gaps)
+        self._mark_lost(rescued)
+        places = {name: place for place, name in enumerate(self._in.register.ids)}
+        self._in.coverage.resume(
+            {places[name]: us for name, us in last.items() if name in places and us >= self._since_us},
+            [gap for gap in gaps if gap.ended_us is None and not gap.withdrawn], NOT_RUNNING)
+        if not self._spool.is_empty:
+            _logger.info("%d readings wait in the spool %s", self._spool.rows, self._spool.settings.folder)
+            self._spooled.set()
+
+    def close(self) -> None:
+        """Let database and spool go; what runs in their threads is waited for."""
+        self._store_thread.shutdown(wait=True)
+        self._spool_thread.shutdown(wait=True)
+        self._store.close()
+        if self._spool is not None:
+            self._spool.close()
+
+    # -- what comes -------------------------------------------------------------------------------------------------
+
+    async def write(self) -> None:
+        """Take batches for ever; each is durable before its source is told and the next one is taken."""
+        batches = self._in.batches
+        await _within(PATIENCE_S, self._resumed)
+        while True:
+            await batches.due()
+            chunks = batches.take()
+            for chunk in chunks:
+                self._in.coverage.advance(chunk)
+            await self._keep(batch_of(chunks, self._in.register))
+            await self._keep_letters()
+            for chunk in chunks:
+                self._on_durable(chunk)
+                if chunk.committed is not None:
+                    chunk.committed()
+            batches.committed()
+
+    async def _keep(self, batch: ReadingBatch) -> None:
+        """Make a batch durable, however long nothing takes it."""
+        self._commit_under_way = None
+        backoff = Backoff()
+        while not (await self._to_database(batch) or await self._to_spool(batch)):
+            self.is_held_back = True
+            self._moved.clear()
+            await _within(backoff.next(), self._moved)
+        self.is_held_back = False
+
+    async def _to_database(self, batch: ReadingBatch) -> bool:
+        """Write a batch into the database, if it is its turn; return whether it is there."""
+        if not self._resumed.is_set() or not self._is_turn_of_newest():
+            return False
+        job = self._commit_under_way or asyncio.create_task(self._commit(batch), name="commit")
+        self._commit_under_way = job
+        await asyncio.wait({job}, timeout=PATIENCE_S if self._spool else None)
+        if not job.done():
+            self._say_away(f"it has not committed for {PATIENCE_S:g} s")
+            return False
+        self._commit_under_way = None
+        return job.result()
+
+    def _is_turn_of_newest(self) -> bool:
+        """Whether nothing older waits, and the database keeps up with the sources."""
+        if self._spool is None:
+            return True
+        return not self._spool.batches and (not self._in.batches.is_crowded or bool(self.disk))
+
+    async def _commit(self, batch: ReadingBatch) -> bool:
+        """Write gaps and rows in the database; return whether they are there. A repeated write changes nothing."""
+        try:
+            async with self._store_turn:
+                gaps = self._in.coverage.changes()
+                result = await self._in_store(functools.partial(self._store.write, batch, gaps))
+                self._in.coverage.stored(gaps)
+        except StoreError as error:
+            self._say_away(str(error))
+            return False
+        self._say_back()
+        self._reject_refused(batch, result)
+        await self._forget_gaps(gaps)
+        return True
+
+    async def _to_spool(self, batch: ReadingBatch, letters: Sequence[DeadLetter] = ()) -> bool:
+        """Put rows, letters, and the gaps that the database does not have into the spool; return if it took them."""
+        if self._spool is None:
+            return False
+        gaps = [gap for gap in self._in.coverage.changes() if self._gaps_there.get(gap.key) != gap]
+        try:
+            await self._in_spool(functools.partial(self._spool.append, batch, gaps, letters))
+        except SpoolError as error:
+            self.disk.since(str(error), "the spool takes nothing, readings wait with their sources: %s")
+            return False
+        self.disk.over("the spool takes readings again")
+        self._gaps_there.update((gap.key, gap) for gap in gaps)
+        if not self._spool.is_empty:
+            self._spooled.set()
+        return True
+
+    async def _keep_letters(self) -> None:
+        """Store what is no reading, once, whether or not it works: readings do not wait for it."""
+        async with self._letters_turn:
+            waiting = self._in.letters
+            letters = waiting.due()
+            if not letters:
+                return
+            is_in_order = self._spool is None or not self._spool.letters
+            refused = await self._letters_to_database(letters) if is_in_order and not self.database else ""
+            if refused is None or await self._to_spool(NOTHING, letters):
+                waiting.stored(letters)
+            else:
+                waiting.refused(refused or ", ".join(self.away.values()))
+
+    async def _letters_to_database(self, letters: Sequence[DeadLetter]) -> str | None:
+        """Store letters in the database; return why it does not take them."""
+        try:
+            async with self._store_turn:
+                await self._in_store(functools.partial(self._store.keep, letters, self._in.letters.limits.kept))
+        except StoreError as error:
+            return str(error)
+        return None
+
+    # -- what waits in the spool ------------------------------------------------------------------------------------
+
+    async def replay(self) -> None:
+        """Take up where an earlier collector stopped, and bring the spool into the database, for ever."""
+        await self._until(self._resume)
+        self._resumed.set()
+        self._moved.set()
+        spool = self._spool
+        while spool is not None:
+            await self._spooled.wait()
+            if spool.batches:
+                await self._until(self._replay_batches)
+            elif spool.letters:
+                await self._replay_letters()
+            else:
+                self._spooled.clear()
+                _logger.info("all that waited in the spool is in the database")
+
+    async def _until(self, attempt: Callable[[], Awaitable[bool]]) -> None:
+        """Do something until it has worked."""
+        backoff = Backoff()
+        while not await attempt():      # noqa: ASYNC110 - another program's state: nothing tells when it changes
+            await asyncio.sleep(backoff.next())
+
+    async def _resume(self) -> bool:
+        """Ask what is stored of this run; a run before this one is none of its business."""
+        register = self._in.register
+        sources = sorted(set(register.source))
+        try:
+            async with self._store_turn:
+                earlier = await self._in_store(
+                    functools.partial(self._store.earlier, register.ids, sources, moment(self._since_us)))
+        except StoreError as error:
+            self._say_away(str(error))
+            return False
+        self._say_back()
+        known = {gap.id for gap in self._gaps_there.values()}
+        self._in.coverage.resume(
+            earlier.last_us, [gap for gap in earlier.open_gaps if gap.id not in known], NOT_RUNNING)
+        return True
+
+    async def _replay_batches(self) -> bool:
+        """Bring the oldest batches into the database; return whether they are there."""
+        assert self._spool is not None
+        try:
+            spooled = await self._in_spool(functools.partial(self._spool.head, REPLAY_ROWS))
+            if not await self._commit(spooled.batch):
+                return False
+            await self._in_spool(functools.partial(self._spool.remove, spooled))
+        except SpoolError as error:
+            self.disk.since(str(error), "the spool cannot be read: %s")
+            return False
+        self._moved.set()
+        return True
+
+    async def _replay_letters(self) -> None:
+        """Bring the oldest letters into the database; where it refuses them, wait, but not longer than for readings."""
+        assert self._spool is not None
+        try:
+            letters = await self._in_spool(functools.partial(self._spool.oldest_letters, self._in.letters.limits.batch))
+            refused = await self._letters_to_database(letters)
+            if refused is None:
+                await self._in_spool(functools.partial(self._spool.remove_letters, letters))
+                return
+        except SpoolError as error:
+            refused = str(error)
+        _logger.debug("dead letters wait in the spool: %s", refused)
+        self._spooled.clear()
+        await _within(self._in.letters.limits.retry_s, self._spooled)
+        self._spooled.set()
+
+    async def _forget_gaps(self, stored: Sequence[Gap]) -> None:
+        """Let the spool forget gaps that the database has."""
+        there = [gap for gap in stored if self._gaps_there.pop(gap.key, None) is not None]
+        if there and self._spool is not None:
+            with contextlib.suppress(SpoolError):       # kept: stored once more by the next collector
+                await self._in_spool(functools.partial(self._spool.forget_gaps, there))
+
+    def _mark_lost(self, rescued: Rescued | None) -> None:
+        """Mark what a damaged spool has lost as gaps of all sources: it is not known whose readings they were."""
+        now_us = micros_of_seconds(self._in.clock.now())
+        for before, after in rescued.holes if rescued else ():
+            ended = now_us if after is None else after
+            started = min(ended, ended if before is None else before)
+            self._in.coverage.inherit(
+                [Gap(source, started, ended, DAMAGED) for source in sorted(set(self._in.register.source))])
+
+    # -- states and the end -----------------------------------------------------------------------------------------
+
+    async def note(self, sources: Sequence[SourceRow]) -> None:
+        """Store the states of the sources and the gaps; while the database is away, the gaps go to the spool."""
+        if self.database:
+            if any(self._gaps_there.get(gap.key) != gap for gap in self._in.coverage.changes()):
+                await self._to_spool(NOTHING)
+        else:
+            with contextlib.suppress(StoreError):           # said by whoever writes readings
+                async with self._store_turn:
+                    gaps = self._in.coverage.changes()
+                    await self._in_store(functools.partial(self._store.note, gaps, sources))
+                    self._in.coverage.stored(gaps)
+                await self._forget_gaps(gaps)
+        await self._keep_letters()
+
+    async def finish(self, within_s: float) -> int:
+        """Make durable what waits, and store what is spooled while there is time; return rows that nothing took."""
+        self._in.batches.hurry()
+        try:
+            async with asyncio.timeout(within_s):
+                await self._in.batches.finished()
+                while self.spooled_rows and not self.database:
+                    self._moved.clear()
+                    await self._moved.wait()
+        except TimeoutError:
+            pass
+        if self.spooled_rows:
+            _logger.warning("%d readings wait in the spool for the next start", self.spooled_rows)
+        return self._in.batches.uncommitted
+
+    # -- helpers ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _since_us(self) -> int:
+        """Source time from which readings belong to this run."""
+        return max(EARLIEST_US, micros_of_seconds(self._in.clock.start))
+
+    def _say_away(self, detail: str) -> None:
+        where = "go to the spool" if self._spool else "wait in memory and with their sources"
+        self.database.since(detail, f"database is away, readings {where}: %s")
+
+    def _say_back(self) -> None:
+        waiting = len(self._in.batches) + self.spooled_rows
+        self.database.over("database is back, %d readings wait", waiting)
+
+    def _reject_refused(self, batch: ReadingBatch, result: WriteResult) -> None:
+        """Count the rows that the database refused for what they are."""
+        for refused in result.rejected:
+            meter = batch.names[int(batch.meter[refused.row])]
+            self._in.rejections.add(self._sources.get(meter, SPOOL), meter, "refused by the database", refused.reason)
+
+    async def _in_store(self, work: Callable[[], _Result]) -> _Result:
+        return await self._in_thread(self._store_thread, work)
+
+    async def _in_spool(self, work: Callable[[], _Result]) -> _Result:
+        """Do work in the spool's thread; a file that turns out to be damaged is mended, and this work fails."""
+        try:
+            return await self._in_thread(self._spool_thread, work)
+        except SpoolDamagedError as error:
+            assert self._spool is not None
+            self._mark_lost(await self._in_thread(self._spool_thread, functools.partial(rescue, self._spool, error)))
+            self._gaps_there.clear()        # so that those which are not stored are put into the new file
+            raise
+
+    async def _in_thread(self, thread: ThreadPoolExecutor, work: Callable[[], _Result]) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(thread, work)
+
+
+async def _within(seconds: float, event: asyncio.Event) -> None:
+    """Wait for an event, at most so long [wall s]."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
