@@ -14,6 +14,7 @@ import numpy.typing as npt
 GOOD_STATUS = 0x00000000
 UNCERTAIN_STATUS = 0x40000000
 BAD_STATUS = 0x80000000
+NO_COMMUNICATION = 0x80310000       # BadNoCommunication: whoever should send it is known to be gone
 
 _SEVERITY_SHIFT = 30
 

@@ -5,7 +5,7 @@ verdict is worded (`symbiosis.report`). The main path enters at `compare`.
 
     lost       sent after arming, not stored, and no marked gap covers it
     in gaps    sent after arming, not stored, and a marked gap covers it
-    unsent     stored and never sent
+    unsent     stored and never sent, but for what the collector itself marks: a dead Sparkplug node's meters as bad
     altered    stored with another SI value or status than sent
     conflict   a key that came with two values
 """
@@ -25,6 +25,7 @@ from psycopg.rows import class_row
 
 from park.clock import RunClock
 from park.model import Park
+from park.quality import NO_COMMUNICATION
 from park.units import conversion
 from symbiosis.tables import microseconds, query, whole_lines
 
@@ -153,7 +154,7 @@ def hold_against(
     covering = _covering_gap(missing, gaps, park)
     lost = missing.loc[covering < 0]
     altered = both.loc[was_sent & is_stored & _differs(both)]
-    unsent = both.loc[~was_sent]
+    unsent = both.loc[~was_sent & ~_is_mark(both, park)]
     counted = once.loc[once["counted"]]
     return Delivery(
         published=len(counted), expected=_expected(counted, park), stored=int((is_counted & is_stored).sum()),
@@ -176,6 +177,14 @@ def _differs(both: pd.DataFrame) -> npt.NDArray[np.bool_]:
     close = np.abs(sent - stored) <= RELATIVE_TOLERANCE * np.maximum(np.abs(sent), np.abs(stored))
     same = close | (np.isnan(sent) & np.isnan(stored))
     result: npt.NDArray[np.bool_] = ~same | (both["status"].to_numpy(float) != both["status_stored"].to_numpy(float))
+    return result
+
+
+def _is_mark(both: pd.DataFrame, park: Park) -> npt.NDArray[np.bool_]:
+    """Whether the collector made a row to say that a Sparkplug node is dead, for each row; shape (n_rows,)."""
+    hosted = {meter.id for meter in park.meters if meter.source.sparkplug is not None}
+    says_so = (both["status_stored"] == NO_COMMUNICATION) & both["value_stored"].isna()
+    result: npt.NDArray[np.bool_] = (says_so & both["meter"].isin(hosted)).to_numpy(bool)
     return result
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+from park.model import Park, Source, SparkplugSource
+from park.quality import NO_COMMUNICATION
 from symbiosis.delivery import Gap, hold_against, read_sent
 from tests.symbiosis.parks import small_park
 
@@ -62,6 +64,19 @@ def test_what_was_sent_and_stored_as_it_was_raises_nothing(sent, stored):
     assert found.last_us == T0 + 20_000_000
     assert found.expected == 5
     assert found.examples == {}
+
+
+def test_what_marks_a_dead_node_was_not_sent_and_need_not_be(sent, stored):
+    mark = pd.DataFrame([("b.T", T0 + 17_000_000, None, NO_COMMUNICATION)], columns=stored.columns)
+    with_mark = pd.concat([stored, mark], ignore_index=True)
+    assert verdict(sent, with_mark).unsent == 1                         # an MQTT meter has no node that could die
+    meters = tuple(
+        m.model_copy(update={"source": Source(sparkplug=SparkplugSource(group="g", edge_node="n", metric="m"))})
+        for m in PARK.meters)
+    hosted = Park.model_construct(**{**dict(PARK), "meters": meters})
+    assert hold_against(sent, with_mark, [], 0, hosted).is_whole
+    with_mark.loc[len(with_mark) - 1, "value"] = 20.0
+    assert hold_against(sent, with_mark, [], 0, hosted).unsent == 1
 
 
 def test_readings_from_before_arming_need_not_be_stored_but_may(sent, stored):
