@@ -8,10 +8,18 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
+from typing import NamedTuple
 
 _logger = logging.getLogger(__name__)
 
 EXCERPT = 200           # characters of a rejected payload that are logged
+
+
+class Kept(NamedTuple):
+    """Something that is kept as the bytes of a message, to be read again, and logged in words."""
+
+    payload: bytes
+    text: str
 
 
 class Rejections:
@@ -62,6 +70,9 @@ class Rejections:
 
 def excerpt(what: object) -> str:
     """Return the beginning of a payload or value, printable on one line."""
-    text = what[: 4 * EXCERPT].decode("utf-8", "backslashreplace") if isinstance(what, bytes) else repr(what)
+    if isinstance(what, bytes):
+        text = what[: 4 * EXCERPT].decode("utf-8", "backslashreplace")
+    else:
+        text = what.text if isinstance(what, Kept) else repr(what)
     line = "".join(char if char.isprintable() else "\ufffd" for char in text[: EXCERPT + 1])
     return line if len(line) <= EXCERPT else f"{line[:EXCERPT]}..."

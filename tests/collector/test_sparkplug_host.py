@@ -9,9 +9,12 @@ import pytest
 
 from collector.register import SPARKPLUG, register_of
 from collector.rejections import Rejections
-from collector.sparkplug import host as rules
-from collector.sparkplug.host import NO_COMMUNICATION, REBIRTH_S, REORDER_S, Host
-from collector.sparkplug.wire import Payload
+from collector.sparkplug import order
+from collector.sparkplug.host import Host
+from collector.sparkplug.node import REBIRTH_S
+from collector.sparkplug.order import REORDER_S
+from collector.sparkplug.readings import NO_COMMUNICATION
+from collector.sparkplug.wire import Payload, rebirth
 from collector.times import micros
 from simulators import sparkplug_wire
 from tests.collector.running import START, meter, park_of
@@ -180,7 +183,7 @@ def test_a_late_or_repeated_message_is_read_and_moves_nothing(plant):
 
 
 def test_a_flood_behind_a_gap_is_not_held_for_ever(plant, monkeypatch):
-    monkeypatch.setattr(rules, "MOST_HELD", 5)
+    monkeypatch.setattr(order, "MOST_HELD", 5)
     for seq in range(3, 8):
         plant.flow(seq, float(seq))
     assert plant.values == [3.0, 4.0, 5.0, 6.0, 7.0]
@@ -317,6 +320,6 @@ def test_what_a_simulated_node_writes_is_read(plant):
     plant.hear("DDATA", sparkplug_wire.payload(T0 // 1000 + 2, metrics, 2))
     assert [(place, ms, status) for place, ms, _, status in plant.rows] == [(FT, 0, 0x40930000), (TT, 2, 0)]
     assert (plant.values, plant.reasons) == ([-1.5, -7.0], {"unknown alias": 1})
-    assert sparkplug_wire.asks_rebirth(rules.rebirth(1))
+    assert sparkplug_wire.asks_rebirth(rebirth(1))
     assert not sparkplug_wire.asks_rebirth(b"\xff")
     assert not sparkplug_wire.asks_rebirth(sparkplug_wire.payload(1, [sparkplug_wire.Metric(False, "a")], None))

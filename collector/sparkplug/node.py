@@ -1,0 +1,160 @@
+"""What is known of one edge node: its meters, and the metrics that its BIRTHs declared.
+
+Not here: the order of its messages (`order`), and what follows from them (`host`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from collector.register import Register
+from collector.sparkplug.metrics import FIELD_OF_REAL
+from collector.sparkplug.order import Order
+
+BD_SEQ = "bdSeq"
+REBIRTH_S = 10.0                    # wall; between two requests to one node, doubled while it does not answer
+REBIRTH_LONGEST_S = 600.0
+
+NodeKey = tuple[str, str]           # group, edge node
+Asker = tuple[int | None, int]      # which element of an array (None: the metric is one number), place of the meter
+Meters = Mapping[str, Sequence[Asker]]          # by metric
+
+
+class Known(NamedTuple):
+    """A metric as its BIRTH declared it.
+
+    Attributes
+    ----------
+    askers
+        The meters that read it; empty: none of the park.
+    place
+        The place of its only meter, if that reads it as one number; else None.
+    real
+        The field in which a real number stands; empty for other datatypes.
+    """
+
+    name: str
+    datatype: int
+    askers: Sequence[Asker]
+    place: int | None
+    real: str
+
+
+def known(name: str, datatype: int, meters: Meters) -> Known:
+    """Return a metric with the meters that read it."""
+    askers = tuple(meters.get(name, ()))
+    place = askers[0][1] if len(askers) == 1 and askers[0][0] is None else None
+    return Known(name, datatype, askers, place, FIELD_OF_REAL.get(datatype, ""))
+
+
+class Declared(NamedTuple):
+    """The metrics of a node or device that is alive, by name and by alias."""
+
+    names: dict[str, Known]
+    aliases: dict[int, Known]
+
+    def asked_by(self, meters: Meters) -> Declared:
+        """Return the same metrics, read by other meters."""
+        names = {name: known(name, of.datatype, meters) for name, of in self.names.items()}
+        return Declared(names, {alias: names[of.name] for alias, of in self.aliases.items()})
+
+
+@dataclass
+class Node:
+    """An edge node that has meters.
+
+    Attributes
+    ----------
+    meters
+        By device (empty: the node itself) and metric, who reads it.
+    declared
+        By device that is alive, what its BIRTH declared.
+    bd_seq
+        The number of this life; None where the BIRTH had none.
+    born
+        Timestamp and seq of the last NBIRTH.
+    ask_at, ask_after_s
+        From when on a rebirth may be requested, and how long then not again [monotonic s, s].
+    is_dead
+        Whether a DEATH was the last that was heard.
+    """
+
+    key: NodeKey
+    meters: dict[str, dict[str, list[Asker]]] = field(default_factory=dict)
+    declared: dict[str, Declared] = field(default_factory=dict)
+    order: Order = field(default_factory=Order)
+    bd_seq: int | None = None
+    born: tuple[int, int] | None = None
+    ask_at: float = -math.inf
+    ask_after_s: float = REBIRTH_S
+    is_dead: bool = False
+
+    @property
+    def subject(self) -> str:
+        """How messages call it."""
+        return "/".join(self.key)
+
+    @property
+    def places(self) -> list[int]:
+        """All its meters."""
+        return [place for device in self.meters for place in self.places_of(device)]
+
+    def places_of(self, device: str) -> list[int]:
+        """Return the meters of a device (empty: the node's own)."""
+        return [place for askers in self.meters.get(device, {}).values() for _, place in askers]
+
+    def declare(self, device: str, payload: Any) -> list[Known]:
+        """Take in a BIRTH; return its metrics in its order."""
+        meters = self.meters.get(device, {})
+        metrics = [known(text(metric.name), metric.datatype, meters) for metric in payload.metrics]
+        aliases = {metric.alias: of for metric, of in zip(payload.metrics, metrics, strict=True)
+                   if metric.HasField("alias")}
+        for other in self.declared.values():        # an alias is one of the whole node: the latest BIRTH has it
+            for alias in aliases.keys() & other.aliases.keys():
+                del other.aliases[alias]
+        self.declared[device] = Declared({of.name: of for of in metrics}, aliases)
+        return metrics
+
+    def may_ask(self, now: float) -> bool:
+        """Return whether to request a rebirth now, and count that as done."""
+        if now < self.ask_at:
+            return False
+        self.ask_at = now + self.ask_after_s
+        self.ask_after_s = min(2.0 * self.ask_after_s, REBIRTH_LONGEST_S)
+        return True
+
+    def read_by(self, meters: dict[str, dict[str, list[Asker]]]) -> None:
+        """Let other meters read it from now on."""
+        self.meters = meters
+        self.declared = {device: of.asked_by(meters.get(device, {})) for device, of in self.declared.items()}
+
+
+def nodes_of(register: Register, source: str) -> dict[NodeKey, dict[str, dict[str, list[Asker]]]]:
+    """Return the meters of a source by node, device and metric."""
+    found: dict[NodeKey, dict[str, dict[str, list[Asker]]]] = {}
+    for place, of in _metrics(register, source):
+        devices = found.setdefault((of.group, of.edge_node), {})
+        devices.setdefault(of.device or "", {}).setdefault(of.metric, []).append((of.index, place))
+    return found
+
+
+def _metrics(register: Register, source: str) -> Iterator[tuple[int, Any]]:
+    for place in register.sparkplug:
+        if register.source[place] == source:
+            yield place, register.meters[place].source.sparkplug
+
+
+def text(name: str | bytes) -> str:
+    """Return a name; protobuf gives one that is not UTF-8 as bytes."""
+    return name if isinstance(name, str) else name.decode("utf-8", "backslashreplace")
+
+
+def bd_seq_of(payload: Any) -> int | None:
+    """Return the number of a node's life."""
+    for metric in payload.metrics:
+        if metric.name == BD_SEQ and metric.WhichOneof("value") in ("int_value", "long_value"):
+            return int(metric.long_value or metric.int_value)
+    return None
