@@ -19,6 +19,7 @@ from importlib import resources
 import psycopg
 
 from park.errors import StoreError
+from park.store import editions
 from park.store.connection import connect
 
 log = logging.getLogger(__name__)
@@ -119,6 +120,8 @@ def migrate(dsn: str, migrations: Sequence[Migration] | None = None) -> list[str
         missing = _check_for_missing(wanted, applied)
         for migration in missing:
             _apply(conn, migration)
+        if migrations is None:
+            _fit(conn)
     return [str(migration) for migration in missing]
 
 
@@ -150,6 +153,15 @@ def _apply(conn: psycopg.Connection, migration: Migration) -> None:
             )
     except psycopg.Error as error:
         raise StoreError(f"migration {migration} failed: {_first_line(error)}") from error
+
+
+def _fit(conn: psycopg.Connection) -> None:
+    """Make of the tables what the database's edition offers."""
+    try:
+        for step in editions.fit(conn):
+            log.info("%s", step)
+    except psycopg.Error as error:
+        raise StoreError(f"cannot set up TimescaleDB: {_first_line(error)}") from error
 
 
 def _pass_on(notice: psycopg.errors.Diagnostic) -> None:

@@ -17,6 +17,7 @@ from park.units import UNITS, conversion
 from tests.dashboards.filled import BEGAN, ENDED, WINDOWS
 
 HIDDEN = {"window_tail", "exchange_tail", "node_tail", "meter_tail", "reading_list"}
+HIDDEN |= {f"reading_{part}_{step}" for part in ("tail", "rollup") for step in ("1min", "15min", "1h")}
 
 
 @pytest.fixture
