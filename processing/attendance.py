@@ -7,7 +7,7 @@ windows. Not here: the verdict (detect/meter_silent.py). The main path enters at
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +52,10 @@ class Attendance:
     def n_sources(self) -> int:
         """Number of sources."""
         return int(self.source.max(initial=-1)) + 1
+
+    def of_sources(self, values: Mapping[str, int], default: int) -> Ints:
+        """Return the value of each meter's source, `default` where there is none, shape (n_meters,)."""
+        return np.array([values.get(name, default) for name in self._names], dtype=np.int64)
 
     def restart(self, from_us: int) -> None:
         """Count anew from the first reading at or after a time [us]."""

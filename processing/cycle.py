@@ -4,10 +4,11 @@
        ▲            └─────► closed window touched?  ──► Chain.revise ──► one transaction
        └── LISTEN
 
-A window closes when every live periodic meter has sent its last due reading (`complete`), or `lateness_s` after its
-end (`lateness`). Lateness counts for meters, not for the way here: while a whole source has not got as far as the
-window's end, the window waits up to `PATIENCE_S` of wall time more, which matters where a run goes faster than life.
-Silent meters, and those whose source has a gap, are not waited for.
+A window closes when its sources are complete up to its end (`complete`), or `lateness_s` after it (`lateness`). How
+complete a source is says the collector (`park.store.completeness`); of one that it does not speak of, every live
+periodic meter must have sent its last due reading. Lateness counts for meters, not for the way here: while a whole
+source has not got as far as the window's end, the window waits up to `PATIENCE_S` of wall time more, which matters
+where a run goes faster than life. Silent meters, and those whose source has a gap, are not waited for.
 
 A reading that comes for a closed window computes that window again, and those that its delays reach, with
 `revision` one higher; events stay as they were found.
@@ -38,6 +39,7 @@ from park.errors import StoreError
 from park.model import Park
 from park.quality import qualities_of
 from park.store import Arrival, ArrivalListener, arrivals_after, connect, read_window, store_park
+from park.store.completeness import read_marks
 from processing import results_store
 from processing.attendance import NEVER, Attendance, Gap
 from processing.chain import Chain, WindowResult
@@ -189,6 +191,7 @@ class _Session:
             now, NEVER, np.full(n, BEFORE, dtype=np.int64), dict.fromkeys(self._position.pending, 0.0))
         self._kept, self._fresh = Readings.of(n, [], [], []), list[Readings]()
         self._loaded_us: int | None = None       # source times before this are in memory, as far as they came
+        self._marks: dict[str, int] = {}         # up to when each source is complete, as of what was taken in
         self._align()
         if self._position.closed_us is not None:
             with self._conn.transaction():
@@ -229,7 +232,8 @@ class _Session:
 
     def _take_in(self) -> None:
         """Read what has arrived; note which closed windows it touches."""
-        with self._conn.transaction():
+        with self._conn.transaction():          # one snapshot: what a mark says has come is taken in with it
+            self._marks = read_marks(self._conn)
             arrivals = arrivals_after(self._conn, self._position.arrival)
             if arrivals:
                 self._position.arrival = arrivals[-1].id
@@ -355,14 +359,20 @@ class _Session:
         now = self._now_us()
         if now < end:
             return None
-        last, interval = self._run.last_us, self._table.interval_us
-        live = self._waited_for & ~excused & ~self._chain.silent & (last > BEFORE)
-        has_all = last + interval + (JITTER * interval).astype(np.int64) >= end
-        if live.any() and has_all[live].all():
+        live = self._waited_for & ~excused & ~self._chain.silent & (self._run.last_us > BEFORE)
+        if live.any() and self._is_complete(end)[live].all():
             return "complete"
         if now < end + self._lateness:
             return None
         return "lateness" if self._sources_there(end, live) or now >= end + self._patience_us() else None
+
+    def _is_complete(self, end: int) -> Bools:
+        """Whether each meter's readings before `end` are all there: by its source's mark, else by its last reading."""
+        marks = self._attendance.of_sources(self._marks, BEFORE)
+        last, interval = self._run.last_us, self._table.interval_us
+        has_all = last + interval + (JITTER * interval).astype(np.int64) >= end
+        complete: Bools = np.where(marks > BEFORE, marks >= end, has_all)
+        return complete
 
     def _sources_there(self, end: int, live: Bools) -> bool:
         """Whether every source has got as far as the window's end."""
