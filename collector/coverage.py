@@ -38,6 +38,7 @@ class Gap:
     id: int | None = None
     withdrawn: bool = False
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    meter: str | None = None
 
 
 @dataclass

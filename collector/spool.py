@@ -39,7 +39,7 @@ _SCHEMA = """
     create table batch (number integer primary key, row_count integer not null, readings blob not null);
     create table gap (
         key text primary key, id integer, source text not null, started_us integer not null, ended_us integer,
-        cause text not null, withdrawn integer not null
+        cause text not null, withdrawn integer not null, meter text
     );
     create table letter (
         number integer primary key, source text not null, subject text not null, meter text,
@@ -50,11 +50,14 @@ _SCHEMA = """
 LETTER_COLUMNS = "source, subject, meter, reason, format, payload, payload_bytes, received_us"
 _COUNT = "select count(*), coalesce(sum(row_count), 0), coalesce(max(number), 0) from batch where number > ?"
 _COUNT_LETTERS = "select count(*), coalesce(max(number), 0) from letter where number > ?"
+_COUNT_READ = "select count(*), coalesce(sum(row_count), 0) from batch where number > ? and number <= ?"
+_COUNT_LETTERS_READ = "select count(*) from letter where number > ? and number <= ?"
 _HEAD = "select number, readings from batch where number > ? order by number"
 _LETTERS = f"select {LETTER_COLUMNS}, number from letter where number > ? order by number limit ?"
 _PUT_BATCH = "insert into batch values (?, ?, ?)"
 _PUT_LETTER = f"insert into letter (number, {LETTER_COLUMNS}) values (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_PUT_GAP = "insert or replace into gap values (?, ?, ?, ?, ?, ?, ?)"
+_PUT_GAP = "insert or replace into gap values (?, ?, ?, ?, ?, ?, ?, ?)"
+_GAPS = "select source, started_us, ended_us, cause, id, withdrawn, key, meter from gap"
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ,
             sqlite3.SQLITE_IOERR_CORRUPTFS}
 
@@ -82,10 +85,9 @@ class SpoolSettings:
 
 @dataclass(frozen=True)
 class Spooled:
-    """The oldest batches as one; how many they are, and the number of the last of them."""
+    """The oldest batches as one, and the number of the last of them."""
 
     batch: ReadingBatch
-    count: int
     last: int
 
 
@@ -146,7 +148,7 @@ class Spool:
             if len(batch):
                 conn.execute(_PUT_BATCH, [number, len(batch), encode_batch(batch)])
             conn.executemany(_PUT_GAP, [
-                (g.key, g.id, g.source, g.started_us, g.ended_us, g.cause, g.withdrawn) for g in gaps])
+                (g.key, g.id, g.source, g.started_us, g.ended_us, g.cause, g.withdrawn, g.meter) for g in gaps])
             conn.executemany(_PUT_LETTER, [
                 (place, *_letter_row(letter)) for place, letter in enumerate(letters, self._last_letter + 1)])
         self._last, self._last_letter = number, letter_number
@@ -169,13 +171,15 @@ class Spool:
                     break
                 found.append(batch)
                 last, rows = number, rows + len(batch)
-        return Spooled(joined(found), len(found), last)
+        return Spooled(joined(found), last)
 
     def remove(self, spooled: Spooled) -> None:
         """Let the oldest batches go. A disk that is full may keep them a while; they are not given again."""
-        self._read_to = spooled.last
-        self.batches -= spooled.count
-        self.rows -= len(spooled.batch)
+        read_from, self._read_to = self._read_to, spooled.last
+        with self._using() as conn:         # counted anew: the file may be another one since they were read
+            batches, rows = conn.execute(_COUNT_READ, [read_from, spooled.last]).fetchone()
+        self.batches -= batches
+        self.rows -= rows
         self._forget("delete from batch where number <= ?", self._read_to)
 
     def oldest_letters(self, most: int) -> list[DeadLetter]:
@@ -186,16 +190,18 @@ class Spool:
 
     def remove_letters(self, letters: Sequence[DeadLetter]) -> None:
         """Let the oldest letters go."""
-        self._letters_read_to = max(letter.id or 0 for letter in letters)
-        self.letters -= len(letters)
+        read_from, self._letters_read_to = self._letters_read_to, max(letter.id or 0 for letter in letters)
+        with self._using() as conn:
+            [count] = conn.execute(_COUNT_LETTERS_READ, [read_from, self._letters_read_to]).fetchone()
+        self.letters -= count
         self._forget("delete from letter where number <= ?", self._letters_read_to)
 
     def gaps(self) -> list[Gap]:
         """Return the gaps whose state may not be in the database."""
         with self._using() as conn:
-            rows = conn.execute("select source, started_us, ended_us, cause, id, withdrawn, key from gap").fetchall()
-        return [Gap(source, started_us, ended_us, cause, number, bool(withdrawn), key)
-                for source, started_us, ended_us, cause, number, withdrawn, key in rows]
+            rows = conn.execute(_GAPS).fetchall()
+        return [Gap(source, started_us, ended_us, cause, number, bool(withdrawn), key, meter)
+                for source, started_us, ended_us, cause, number, withdrawn, key, meter in rows]
 
     def forget_gaps(self, gaps: Sequence[Gap]) -> None:
         """Let gaps go that are in the database as they are here."""
@@ -253,7 +259,7 @@ class Spool:
     def _shrink(self) -> None:
         """Give the disk back what an empty file holds."""
         with self._using() as conn:
-            conn.execute("pragma incremental_vacuum").fetchall()
+            conn.executescript("pragma incremental_vacuum;")        # `execute` would give back one page
             conn.execute("pragma wal_checkpoint(truncate)").fetchall()
 
     @contextmanager
@@ -321,19 +327,23 @@ def _connected(path: Path, max_bytes: int) -> sqlite3.Connection:
     conn = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0.0)
     try:
         # exclusive: nobody else is to have it, and no shared memory is needed, which network disks do not have
-        for setting in ("locking_mode = exclusive", f"page_size = {_PAGE_BYTES}", "auto_vacuum = incremental",
-                        "journal_mode = wal", "synchronous = full", "cell_size_check = on",
-                        f"journal_size_limit = {16 << 20}", f"max_page_count = {max_bytes // _PAGE_BYTES}"):
-            conn.execute(f"pragma {setting}").fetchall()
+        _set(conn, "locking_mode = exclusive", "synchronous = full", "cell_size_check = on",
+             f"journal_size_limit = {16 << 20}", f"max_page_count = {max_bytes // _PAGE_BYTES}")
         [version] = conn.execute("pragma user_version").fetchone()
         if version > _VERSION:
             raise SpoolError(f"{path} was written by a newer version (hint: let that version replay it)")
         if version == 0:
+            _set(conn, f"page_size = {_PAGE_BYTES}", "auto_vacuum = incremental", "journal_mode = wal")
             conn.executescript(f"begin immediate; {_SCHEMA} pragma user_version = {_VERSION}; commit;")
     except BaseException:
         conn.close()
         raise
     return conn
+
+
+def _set(conn: sqlite3.Connection, *settings: str) -> None:
+    for setting in settings:
+        conn.execute(f"pragma {setting}").fetchall()
 
 
 def letter_of(row: Sequence[Any]) -> DeadLetter:

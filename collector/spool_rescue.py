@@ -33,7 +33,7 @@ _FRAME_HEAD = struct.Struct(">6I")
 
 _NEXT_BATCH = "select number, readings from batch where number > ? order by number limit 1"
 _NEXT_LETTER = f"select number, {LETTER_COLUMNS} from letter where number > ? order by number limit 1"
-_LOOK_FOR = 20_000      # numbers to try in a file whose end cannot be found
+_LOOK_ON = 1_000        # numbers to try after the last that could be read, where the end of a file cannot be found
 
 
 @dataclass
@@ -47,7 +47,9 @@ class Rescued:
     rows
         Readings that could be read and are in the new file.
     lost
-        Batches that could not.
+        Batches that could not, as far as their places are known.
+    is_whole
+        Whether the end of the file was found.
     holes
         Around each run of lost batches: the latest source time before and the earliest after [us]; None: unknown.
     """
@@ -55,10 +57,11 @@ class Rescued:
     aside: Path
     rows: int = 0
     lost: int = 0
+    is_whole: bool = True
     holes: list[tuple[int | None, int | None]] = field(default_factory=list)
 
     def __str__(self) -> str:
-        lost = f"{self.lost} batches of it cannot be read" if self.lost else "no batch of it is lost"
+        lost = f"{self.lost} batches cannot be read" if self.lost or self.is_whole else "what else it held is lost"
         return f"it is set aside as {self.aside}; {self.rows} readings of it are taken over, {lost}"
 
 
@@ -96,7 +99,7 @@ def rescue(spool: Spool, why: SpoolDamagedError) -> Rescued:
     spool.open()
     with closing(sqlite3.connect(f"{rescued.aside.absolute().as_uri()}?mode=ro", uri=True)) as conn:
         _take_over_batches(conn, spool, rescued)
-        letters = _each(conn, "letter", _NEXT_LETTER, lambda row: letter_of((*row[1:], row[0])))
+        letters = _each(conn, _NEXT_LETTER, _last_number(conn, "letter"), lambda row: letter_of((*row[1:], row[0])))
         spool.append(NOTHING, letters=[letter for _, letter in letters if letter])
     spool.open()            # counts what was taken over
     _logger.error("the spool was damaged: %s", rescued)
@@ -106,19 +109,22 @@ def rescue(spool: Spool, why: SpoolDamagedError) -> Rescued:
 def _take_over_batches(conn: sqlite3.Connection, spool: Spool, rescued: Rescued) -> None:
     """Bring all batches that can be read into the new file, and note the others."""
     before: int | None = None
-    is_hole = False
-    for number, batch in _each(conn, "batch", _NEXT_BATCH, lambda row: decode_batch(row[1])):
+    skipped = 0
+    last = _last_number(conn, "batch")
+    rescued.is_whole = last is not None
+    for number, batch in _each(conn, _NEXT_BATCH, last, lambda row: decode_batch(row[1])):
         if batch is None:
-            rescued.lost += 1
-            is_hole = True
+            skipped += 1
             continue
-        if is_hole:
+        if skipped:
+            rescued.lost += skipped
             rescued.holes.append((before, int(batch.source_us.min())))
-            is_hole = False
+            skipped = 0
         spool.restore(number, batch)
         rescued.rows += len(batch)
         before = max(before or 0, int(batch.source_us.max()))
-    if is_hole or before is None:       # without a single batch, what there was is not known
+    if skipped or last is None:
+        rescued.lost += skipped if last is not None else 0
         rescued.holes.append((before, None))
 
 
@@ -132,12 +138,14 @@ def _set_aside(path: Path) -> Path:
 
 
 def _each(
-    conn: sqlite3.Connection, table: str, query: str, decode: Callable[[tuple[Any, ...]], _Row],
+    conn: sqlite3.Connection, query: str, last: int | None, decode: Callable[[tuple[Any, ...]], _Row],
 ) -> Iterator[tuple[int, _Row | None]]:
-    """Yield number and row of each place of a damaged table in order, None for a row that cannot be read."""
-    last = _last_number(conn, table)
-    number = 0
-    while number < last:
+    """Yield number and row of each place of a damaged table in order, None for a row that cannot be read.
+
+    Without the `last` number, it ends after `_LOOK_ON` places in a row that cannot be read.
+    """
+    number = read = 0
+    while number < (read + _LOOK_ON if last is None else last):
         try:
             row = conn.execute(query, [number]).fetchone()
         except sqlite3.DatabaseError:
@@ -146,19 +154,19 @@ def _each(
             continue
         if row is None:
             return
-        number = row[0]
+        number = read = row[0]
         try:
             yield number, decode(row)
         except DamagedBatchError:
             yield number, None
 
 
-def _last_number(conn: sqlite3.Connection, table: str) -> int:
-    """Return the highest number of a table; where that is what is damaged, as far as to look."""
+def _last_number(conn: sqlite3.Connection, table: str) -> int | None:
+    """Return the highest number of a table; None if that cannot be read."""
     try:
         row = conn.execute(f"select max(number) from {table}").fetchone()
     except sqlite3.DatabaseError:
-        return _LOOK_FOR
+        return None
     return row[0] or 0
 
 
