@@ -4,6 +4,10 @@ A source that was away could not hold its readings for ever. What is missing sho
 periodic meter whose next reading was skipped has a hole, and an on-change meter may have one. The holes of one
 interruption make one gap: from the last reading before to the first one after, over the meters that have a hole.
 
+A source may also be there and have nothing to say of a meter: whoever publishes behind a broker was killed with
+readings still in its memory, a server lost its instrument. Such a hole makes a gap of that meter alone, with the cause
+that nothing came; holes that touch each other are one.
+
 While a source is away, a gap is opened as soon as a reading is overdue, so that the time that is not covered is marked
 even if the source never returns; it is withdrawn if nothing turns out to be missing (a broker kept it all).
 
@@ -22,6 +26,8 @@ from collector.times import MICROS
 
 SKIPPED = 1.5           # intervals from one reading to the next that mean one between is missing
 OVERDUE = 2.5           # intervals without a reading that mean the next one is late: more than SKIPPED, for its way
+NOTHING_CAME = "nothing came, though its source was there"
+_NEVER = 1 << 62        # us
 
 
 @dataclass
@@ -29,6 +35,7 @@ class Gap:
     """A row of `gap`: times [us since 1970-01-01 UTC]; `ended_us` None while it is open; `id` None before it is stored.
 
     `withdrawn`: nothing was missing after all; the row goes. `key` tells it from all others before it has an id.
+    `meter`: whose gap it is; None: of all meters of the source.
     """
 
     source: str
@@ -68,8 +75,18 @@ class Coverage:
         self._last: dict[int, int] = {}
         self._first: dict[int, int] = {}             # of this process, to hold against what is found stored later
         self._resumed: set[int] = set()
+        self._ids = register.ids
+        self._source = register.source
         self._interval_us = [round(meter.interval_s * MICROS) for meter in register.meters]
         self._periodic = [meter.sampling == "periodic" for meter in register.meters]
+        self._skipped_us = [
+            SKIPPED * interval if periodic else _NEVER
+            for interval, periodic in zip(self._interval_us, self._periodic, strict=True)]
+        self._patience_us = [
+            _NEVER if meter.stale_after_s is None or meter.sampling != "periodic"
+            else round(max(OVERDUE * meter.interval_s, meter.stale_after_s) * MICROS) for meter in register.meters]
+        self._own: dict[int, Gap] = {}               # each meter's latest gap of its own
+        self._silent: set[int] = set()               # whose own gap is open
         self._places: dict[str, list[int]] = {}
         for place, source in enumerate(register.source):
             self._places.setdefault(source, []).append(place)
@@ -93,7 +110,11 @@ class Coverage:
         """
         opened: dict[str, Gap] = {}
         for gap in open_gaps:
-            opened.setdefault(gap.source, gap)
+            if gap.meter is None:
+                opened.setdefault(gap.source, gap)
+            elif gap.meter in self._ids:
+                self._own[place := self._ids.index(gap.meter)] = gap
+                self._silent.add(place)
         for source, places in self._places.items():
             known = {p: last_us[p] for p in places if p in last_us and p not in self._resumed}
             self._resumed |= known.keys()
@@ -131,12 +152,21 @@ class Coverage:
             if before is None or source_us > before:
                 if disturbance is not None and place in disturbance.waiting:
                     self._hear(disturbance, chunk.source, place, source_us)
+                elif before is not None and source_us - before > self._skipped_us[place]:
+                    self._miss(place, before, source_us)
+                if place in self._silent:
+                    self._hear_again(place, source_us)
                 last[place] = source_us
         if disturbance is not None and len(chunk.rows):
             self._settle(chunk.source, disturbance)
 
     def tick(self, now_us: int) -> None:
-        """Open a gap for each interrupted source that owes a reading by `now_us` (run time, us)."""
+        """Open a gap for each interrupted source, and each meter of another, that owes a reading by `now_us` [us]."""
+        marked = self._silent.union(*(disturbance.waiting for disturbance in self._disturbances.values()))
+        for place, last_us in self._last.items():
+            if now_us - last_us - self._grace_us > self._patience_us[place] and place not in marked:
+                self._miss(place, last_us, None)
+                self._silent.add(place)
         for source, disturbance in self._disturbances.items():
             late = {place for place in disturbance.waiting if self._is_overdue(place, now_us)} - disturbance.overdue
             if late:
@@ -180,6 +210,22 @@ class Coverage:
         disturbance.waiting.discard(place)
         disturbance.overdue.discard(place)
         self._judge(disturbance, source, place, (self._last[place], source_us))
+
+    def _miss(self, place: int, last_us: int, next_us: int | None) -> None:
+        """Mark that nothing came of a meter between two readings, though its source was there; None: not yet."""
+        gap = self._own.get(place)
+        if gap is None or gap.withdrawn or (gap.ended_us is not None and gap.ended_us < last_us):
+            gap = self._own[place] = Gap(self._source[place], last_us, next_us, NOTHING_CAME, meter=self._ids[place])
+        gap.ended_us = next_us
+        self._changed[gap.key] = gap
+
+    def _hear_again(self, place: int, source_us: int) -> None:
+        """Close the open gap of a meter that is heard again, or withdraw it where nothing was missing."""
+        gap = self._own[place]
+        self._silent.discard(place)
+        gap.withdrawn = source_us - gap.started_us <= self._skipped_us[place]
+        gap.ended_us = source_us
+        self._changed[gap.key] = gap
 
     def _judge(self, disturbance: _Disturbance, source: str, place: int, hole_us: tuple[int, int]) -> None:
         """Mark the time from one reading of a meter to its next as a hole if one between is missing."""

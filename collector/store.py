@@ -32,9 +32,15 @@ _LAST_READINGS = """
         where reading.meter = m.meter and source_time >= %s order by source_time desc limit 1
     ) r
 """
-_OPEN_GAPS = "select id, source, started_at, cause from gap where ended_at is null and source = any(%s) order by id"
-_FIND_GAP = "select id from gap where source = %s and started_at = %s and cause = %s"
-_INSERT_GAP = "insert into gap (source, started_at, ended_at, cause) values (%s, %s, %s, %s) returning id"
+_OPEN_GAPS = """
+    select id, source, meter, started_at, cause from gap where ended_at is null and source = any(%s) order by id
+"""
+_FIND_GAP = """
+    select id from gap where source = %s and meter is not distinct from %s and started_at = %s and cause = %s
+"""
+_INSERT_GAP = """
+    insert into gap (source, meter, started_at, ended_at, cause) values (%s, %s, %s, %s, %s) returning id
+"""
 _UPDATE_GAP = "update gap set started_at = %s, ended_at = %s where id = %s"
 _DELETE_GAP = "delete from gap where id = %s"
 _SOURCE = """
@@ -99,7 +105,8 @@ class CollectorStore:
             gaps = conn.execute(_OPEN_GAPS, [list(sources)]).fetchall()
             return Earlier(
                 {int(place): micros(time) for place, time in last},
-                [Gap(source, micros(started), None, cause, id=number) for number, source, started, cause in gaps],
+                [Gap(source, micros(started), None, cause, id=number, meter=meter)
+                 for number, source, meter, started, cause in gaps],
             )
         return self._run(ask)
 
@@ -163,8 +170,8 @@ def _save_gaps(conn: psycopg.Connection, gaps: Sequence[Gap]) -> list[tuple[Gap,
             conn.execute(*(_DELETE_GAP, [gap.id]) if gap.withdrawn else (_UPDATE_GAP, [started, ended, gap.id]))
         elif not gap.withdrawn:
             # Stored already if the commit was reached and its answer was not.
-            found = conn.execute(_FIND_GAP, [gap.source, started, gap.cause]).fetchone()
-            found = found or conn.execute(_INSERT_GAP, [gap.source, started, ended, gap.cause]).fetchone()
+            found = conn.execute(_FIND_GAP, [gap.source, gap.meter, started, gap.cause]).fetchone()
+            found = found or conn.execute(_INSERT_GAP, [gap.source, gap.meter, started, ended, gap.cause]).fetchone()
             assert found is not None
             new.append((gap, int(found[0])))
     return new

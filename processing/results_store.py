@@ -163,10 +163,10 @@ def earlier(conn: psycopg.Connection, start_us: int) -> Earlier | None:
 
 
 def gaps_since(conn: psycopg.Connection, since_us: int) -> list[Gap]:
-    """Return the gaps that lasted at or after a time."""
+    """Return the gaps of sources that lasted at or after a time; a meter's own says no more than that it was silent."""
     rows = conn.execute(
-        "select source, meter, started_at, ended_at from gap where ended_at is null or ended_at >= %s",
-        [instant(since_us)])
+        "select source, meter, started_at, ended_at from gap"
+        " where meter is null and (ended_at is null or ended_at >= %s)", [instant(since_us)])
     return [Gap(source, meter, microseconds(started), None if ended is None else microseconds(ended))
             for source, meter, started, ended in rows]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from collector.batches import Chunk, Interruption, Rows
-from collector.coverage import Coverage, Gap
+from collector.coverage import NOTHING_CAME, Coverage, Gap
 from collector.register import register_of
 from collector.times import micros
 from tests.collector.running import at, mqtt, opcua, park_of
@@ -37,14 +37,87 @@ def chunk(*rows: tuple[int, float], interruption=None, source=SERVER):
 def marked(of: Coverage):
     gaps = of.changes()
     of.stored(gaps)
-    return [(gap.started_us, gap.ended_us, gap.cause) for gap in gaps if not gap.withdrawn]
+    return [(gap.started_us, gap.ended_us, gap.cause) for gap in gaps if not gap.withdrawn and gap.meter is None]
 
 
-def test_readings_without_an_interruption_leave_no_gap_however_far_apart():
+def own(of: Coverage):
+    """Gaps of meters alone."""
+    gaps = of.changes()
+    of.stored(gaps)
+    assert {gap.cause for gap in gaps} <= {NOTHING_CAME}
+    return [(gap.meter, gap.started_us, gap.ended_us) for gap in gaps if not gap.withdrawn]
+
+
+def test_readings_that_follow_each_other_leave_no_gap():
+    book = server("A", "B")
+    book.advance(chunk((0, 0), (1, 0)))
+    book.advance(chunk((0, 1), (0, 2), (1, 1)))
+    book.tick(us(4))
+    assert book.changes() == []
+
+
+def test_a_skipped_reading_of_a_source_that_is_there_is_a_gap_of_the_meter():
+    book = server("A", "B")
+    book.advance(chunk((0, 0), (1, 0)))
+    book.advance(chunk((0, 2), (1, 1)))
+    assert own(book) == [("A", us(0), us(2))]
+    book.advance(chunk((0, 3), (0, 9)))
+    assert own(book) == [("A", us(3), us(9))]
+
+
+def test_a_meter_that_is_always_slower_than_said_has_one_gap_that_grows():
+    book = server("A")
+    book.advance(chunk(*((0, tick) for tick in range(0, 30, 3))))
+    [gap] = book.changes()
+    assert (gap.meter, gap.started_us, gap.ended_us) == ("A", us(0), us(27))
+
+
+def test_an_on_change_meter_may_be_quiet():
+    book = server("A", sampling="on_change")
+    book.advance(chunk((0, 0), (0, 100)))
+    book.tick(us(1000))
+    assert book.changes() == []
+
+
+def test_a_silent_meter_of_a_source_that_is_there_has_an_open_gap_until_it_is_heard():
+    book = server("A", "B")
+    book.advance(chunk((0, 0), (1, 0), (1, 4)))
+    assert own(book) == [("B", us(0), us(4))]
+    book.tick(us(3))
+    assert own(book) == []
+    book.tick(us(4))
+    book.tick(us(5))
+    assert own(book) == [("A", us(0), None)]
+    book.advance(chunk((0, 8)))
+    assert own(book) == [("A", us(0), us(8))]
+
+
+def test_a_silent_meter_whose_reading_was_only_late_has_no_gap():
     book = server("A")
     book.advance(chunk((0, 0)))
-    book.advance(chunk((0, 100)))
-    assert marked(book) == []
+    book.tick(us(9))
+    [gap] = book.changes()
+    book.advance(chunk((0, 1)))
+    assert [(later.key, later.withdrawn) for later in book.changes()] == [(gap.key, True)]
+    book.advance(chunk((0, 5)))
+    assert own(book) == [("A", us(1), us(5))]
+
+
+def test_a_meter_that_may_be_silent_for_ever_is_not_waited_for_but_its_holes_show():
+    book = server("A", stale_after_s=None)
+    book.advance(chunk((0, 0)))
+    book.tick(us(1000))
+    assert own(book) == []
+    book.advance(chunk((0, 9)))
+    assert own(book) == [("A", us(0), us(9))]
+
+
+def test_a_collector_that_takes_over_closes_the_open_gap_of_a_meter():
+    book = server("A", "B")
+    gap = Gap(SERVER, us(-5), None, NOTHING_CAME, id=7, meter="A")
+    book.resume({0: us(-5), 1: us(0)}, [gap], "not running")
+    book.advance(chunk((1, 1), (0, 10)))
+    assert [(g.id, g.meter, g.ended_us) for g in book.changes()] == [(None, None, us(10)), (7, "A", us(10))]
 
 
 def test_a_skipped_reading_after_an_interruption_is_a_gap():
@@ -121,13 +194,6 @@ def test_an_overdue_reading_of_a_source_that_is_away_opens_the_gap():
     assert marked(book) == []
     book.advance(chunk((0, 30), (1, 31)))
     assert marked(book) == [(us(0), us(31), "lost")]
-
-
-def test_a_source_that_is_there_owes_nothing():
-    book = server("A")
-    book.advance(chunk((0, 0)))
-    book.tick(us(1000))
-    assert marked(book) == []
 
 
 def test_an_open_gap_is_withdrawn_if_nothing_is_missing():
