@@ -25,6 +25,12 @@ from processing.balance.scaling import scales_of
 COLLINEAR = 1e-9
 """Signatures whose angle has a cosine within this of one count as the same: no balance tells them apart."""
 
+MANY_STD = 1e3
+"""A meter may be wrong by this many std and yet no balance of sure values be called contradicted."""
+
+NOISE = 1e-9
+"""What correlated meters leave of a meter's std, as a share; below it nothing is left but rounding."""
+
 CONTRADICTION = 1e-8
 """A balance that cannot be adjusted may stay open by this share of its largest term."""
 
@@ -151,18 +157,32 @@ class DenseProjection:
         total: Floats = (share**2).sum(axis=1)
         return total
 
+    def adjustment_test(self, residual: Floats, values: Floats, reconciled: Floats) -> Floats:
+        """Return |adjustment| / its std, shape (n_windows, n_streams); NaN where nothing can be tested."""
+        # from the errors that the balances show: a sure meter's adjustment is a small difference of large values
+        moves = self.basis if self.root.ndim == 1 else self.root @ self.basis
+        size = np.sqrt((moves**2).sum(axis=1))
+        tested: Floats = abs((residual @ self.to_basis.T) @ moves.T)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(self.adjustment_std > 0.0, tested / size, np.nan)
+
     def contradiction(self, values: Floats, rhs: Floats | None) -> tuple[int, list[int], float] | None:
         """Return (window, nodes, what is left open) of the first balance open where nothing can be adjusted."""
         if not self.depend.size:
             return None
         left = self.residual(values, rhs) @ self.depend.T
         terms = abs(self._known(values)) @ abs(self.matrix.T) + (0.0 if rhs is None else abs(rhs))
-        terms = terms @ abs(self.depend.T)
-        bad = np.argwhere(abs(left) > CONTRADICTION * terms)
+        bad = np.argwhere(abs(left) > CONTRADICTION * (terms @ abs(self.depend.T)) + self._slack)
         if not bad.size:
             return None
         window, which = (int(k) for k in bad[0])
         return window, np.flatnonzero(self.depend[which]).tolist(), float(left[window, which])
+
+    @cached_property
+    def _slack(self) -> Floats:
+        """What `depend` in its rounding leaves of the meters' errors, and errors of many std, shape (n_dependent,)."""
+        spread: Floats = np.sqrt((_weigh(self.depend @ self.matrix, self.root) ** 2).sum(axis=1))
+        return MANY_STD * spread
 
     @cached_property
     def covariance_root(self) -> Floats:
@@ -191,10 +211,13 @@ class DenseProjection:
     @cached_property
     def adjustment_std(self) -> Floats:
         """Std of the adjustments of error-free meters, shape (n_streams,); zero without redundancy, NaN unmeasured."""
-        variance = (_weigh_rows(self.root, self.basis) ** 2).sum(axis=1)
+        moves = _weigh_rows(self.root, self.basis)
+        spread: Floats = np.sqrt((moves**2).sum(axis=1))
         if self.root.ndim == 1:
-            variance[~self.redundant] = 0.0  # free of rounding noise; correlated with others it may be adjusted too
-        return np.where(self.measured, np.sqrt(variance), np.nan)
+            spread[~self.redundant] = 0.0  # free of rounding noise; correlated with others it may be adjusted too
+        else:
+            spread[spread <= NOISE * np.sqrt((self.root**2).sum(axis=1))] = 0.0
+        return np.where(self.measured, spread, np.nan)
 
     def covariance_of(self, streams: Ints) -> Floats:
         """Return columns of the covariance of the reconciled values, shape (n_streams, k), for (k,) streams."""
@@ -282,7 +305,7 @@ def project(matrix: Floats, measured: Bools, root: Floats, *, quick: bool = Fals
     spread = np.where(measured if root.ndim == 1 else measured[:, None], root, 0.0)
     weighted = _weigh(balances, spread)
     factors = orthogonal.normalise(weighted) if quick else None
-    basis, to_rows, depend = factors or orthogonal.orthogonalise(weighted, _weigh(balances * by_column, _unit(spread)))
+    basis, to_rows, depend = factors or orthogonal.orthogonalise(weighted, _weigh(abs(balances), abs(spread)))
     observable = measured.copy()
     observable[unmeasured] = ~free
     return DenseProjection(
@@ -304,15 +327,6 @@ def _scales(matrix: Floats, *, quick: bool) -> tuple[Floats, Floats]:
         return scales_of(rows_of(matrix, "incidence"))
     size = abs(matrix).max(axis=1, initial=0.0)
     return 1.0 / np.where(size == 0.0, 1.0, size), np.ones(matrix.shape[1])
-
-
-def _unit(root: Floats) -> Floats:
-    """Return C with every std one: the root of the correlations."""
-    if root.ndim == 1:
-        return (root > 0.0).astype(float)
-    size = np.sqrt((root**2).sum(axis=1))
-    unit: Floats = root / np.where(size > 0.0, size, 1.0)[:, None]
-    return unit
 
 
 def _weigh(rows: Floats, root: Floats) -> Floats:

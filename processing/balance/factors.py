@@ -107,7 +107,7 @@ def fill_pattern(start: Ints, index: Ints, parent: Ints, l_start: Ints, l_index:
                 i = parent[i]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def factorise(
     l_start: Ints, l_index: Ints, row_start: Ints, row_column: Ints, row_place: Ints, lower: Floats, diagonal: Floats
 ) -> None:

@@ -175,7 +175,7 @@ class Network:
     @cached_property
     def _root(self) -> Floats:
         """C with V = C C'."""
-        return root_of(self.std, self.covariance, self.n_streams)[0]
+        return root_of(self.std, self.covariance)[0]
 
     @cached_property
     def _sparse_covariance(self) -> tuple[Any, Any]:

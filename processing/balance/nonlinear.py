@@ -191,7 +191,7 @@ class _Search:
             lambda x: _dense(jacobian(x)),
             y,
         )
-        search.root, known = root_of(spread, rows, n)
+        search.root, known = root_of(spread, rows)
         search.usable &= known
         search.bounds = inputs.checked_bounds(bounds, n)
         search.tolerance = tolerance

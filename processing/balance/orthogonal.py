@@ -42,11 +42,11 @@ def eliminate(columns: Floats) -> tuple[Floats, Bools, Floats]:
     return without_noise(np.asarray(q[:, rank:], dtype=np.float64)), free, inverse / size[:, None]
 
 
-def orthogonalise(weighted: Floats, unit: Floats) -> tuple[Floats, Floats, Floats]:
+def orthogonalise(weighted: Floats, terms: Floats) -> tuple[Floats, Floats, Floats]:
     """Return (basis, to_rows, depend): to_rows @ weighted = basis' with orthonormal columns, depend @ weighted = 0.
 
-    Which rows depend on others is seen in `unit`, the rows before they were weighted with std: rows that share a vague
-    meter look alike to rounding once they are weighted, and are not.
+    `terms` is what each entry is a sum of, in size. Which rows depend on others is decided with every column of length
+    one: rows that share a vague meter look alike to rounding once they are weighted, and are not.
     """
     rows, columns = weighted.shape
     if not weighted.size or not weighted.any():
@@ -55,7 +55,8 @@ def orthogonalise(weighted: Floats, unit: Floats) -> tuple[Floats, Floats, Float
     kept, depend = np.arange(rows), np.zeros((0, rows))
     diagonal = abs(np.diagonal(upper))
     if len(diagonal) < rows or not (diagonal > CLEAR_PIVOT * diagonal[0]).all():
-        kept, depend = independent_rows(unit)
+        stands = np.where(abs(weighted) > RANK_TOLERANCE * terms, weighted, 0.0)
+        kept, depend = independent_rows(stands / _lengths(stands.T))
         basis, upper, order, size = _factor(weighted[kept])
     to_rows = np.zeros((len(kept), rows))
     to_rows[:, kept[order]] = la.solve_triangular(upper, np.eye(len(kept)), trans="T") / size[order]
@@ -68,9 +69,9 @@ def _factor(weighted: Floats) -> tuple[Floats, Floats, Ints, Floats]:
     # rows of the tall matrix by falling size: Householder QR is then stable row by row (Cox & Higham 1998)
     fall = np.argsort(-abs(weighted).max(axis=0, initial=0.0), kind="stable")
     q, upper, order = la.qr(weighted.T[fall] / size, mode="economic", pivoting=True)
-    basis = np.empty(q.shape)
+    basis: Floats = np.empty(q.shape)
     basis[fall] = q
-    return basis, upper, order, size
+    return basis, np.asarray(upper, dtype=np.float64), order.astype(np.int64), size
 
 
 def independent_rows(unit: Floats) -> tuple[Ints, Floats]:
@@ -80,7 +81,7 @@ def independent_rows(unit: Floats) -> tuple[Ints, Floats]:
         return np.zeros(0, dtype=np.int64), np.eye(rows)
     size = _lengths(unit)
     _, r, order = la.qr(unit.T / size, mode="economic", pivoting=True)
-    rank = _rank(r)
+    rank = _rank(np.asarray(r, dtype=np.float64))
     depend = np.zeros((rows - rank, rows))
     depend[np.arange(rows - rank), order[rank:]] = 1.0 / size[order[rank:]]
     if rank < rows:

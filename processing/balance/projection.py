@@ -118,6 +118,13 @@ class Projection(Protocol):
         """Return the weighted sum of squares of given adjustments, shape (n_windows,), zero where unmeasured."""
         ...
 
+    def adjustment_test(self, residual: Floats, values: Floats, reconciled: Floats) -> Floats:
+        """Return |adjustment| / its std, shape (n_windows, n_streams); NaN where nothing can be tested.
+
+        `residual` and `reconciled` are those of `values`, without bounds.
+        """
+        ...
+
     def contradiction(self, values: Floats, rhs: Floats | None) -> tuple[int, list[int], float] | None:
         """Return (window, nodes, what is left open) of the first balance open where nothing can be adjusted."""
         ...

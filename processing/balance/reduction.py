@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
 
-from processing.balance.elimination import eliminate
+from processing.balance.elimination import ZERO_SHARE, eliminate
 from processing.balance.inputs import Bools, Floats, Ints, Rows
+from processing.balance.scaling import scales_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,9 +23,9 @@ class Reduced:
     Parameters
     ----------
     rows
-        All balances, each divided by its largest coefficient; shape (n_nodes, n_streams).
-    size
-        Those coefficients, shape (n_nodes,).
+        All balances, each multiplied by its scale; shape (n_nodes, n_streams).
+    by_row, by_column
+        Scales in which coefficients are near one (scaling.py), shape (n_nodes,) and (n_streams,).
     after
         All rows after elimination, shape (n_nodes, n_streams).
     pivot_row, pivot_column
@@ -39,7 +41,8 @@ class Reduced:
     """
 
     rows: Rows
-    size: Floats
+    by_row: Floats
+    by_column: Floats
     after: Rows
     pivot_row: Ints
     pivot_column: Ints
@@ -51,7 +54,7 @@ class Reduced:
     idle_steps: tuple[Ints, Ints, Floats]
 
 
-def reduce(rows: Rows, measured: Bools, positive: Bools) -> Reduced:
+def reduce(rows: Rows, measured: Bools, spread: Rows) -> Reduced:
     """Eliminate unmeasured streams and find the independent balances among the rest.
 
     Parameters
@@ -60,24 +63,25 @@ def reduce(rows: Rows, measured: Bools, positive: Bools) -> Reduced:
         The balances, shape (n_nodes, n_streams).
     measured
         bool, shape (n_streams,).
-    positive
-        bool, shape (n_streams,): of positive variance.
+    spread
+        C of V = C C', shape (n_streams, n_errors), zero where unmeasured: how errors move the streams.
     """
-    size = np.zeros(rows.n_rows)
-    np.maximum.at(size, rows.row_of_entry(), abs(rows.value))
-    size[size == 0.0] = 1.0
-    scaled = Rows(rows.start, rows.index, rows.value / size[rows.row_of_entry()], rows.n_columns)
+    by_row, by_column = scales_of(rows)
+    scaled = Rows(rows.start, rows.index, rows.value * by_row[rows.row_of_entry()], rows.n_columns)
     start, index, value, row, column, target, source, share = eliminate(
         scaled.start, scaled.index, scaled.value, ~measured
     )
     after = _sorted(Rows(start, index, value, rows.n_columns))
     rest = np.setdiff1d(np.arange(rows.n_rows), row)
-    left = take_rows(after, rest)
-    _, _, _, independent, _, to, of, by = eliminate(left.start, left.index, left.value, measured & positive)
+    left = _moved(take_rows(after, rest), spread)
+    _, _, _, independent, _, to, of, by = eliminate(
+        left.start, left.index, left.value, np.ones(left.n_columns, dtype=bool)
+    )
     depend = np.setdiff1d(np.arange(len(rest)), independent)
     return Reduced(
         rows=scaled,
-        size=size,
+        by_row=by_row,
+        by_column=by_column,
         after=after,
         pivot_row=row,
         pivot_column=column,
@@ -88,6 +92,19 @@ def reduce(rows: Rows, measured: Bools, positive: Bools) -> Reduced:
         idle=rest[depend],
         idle_steps=(rest[to], rest[of], by),
     )
+
+
+def _moved(rows: Rows, spread: Rows) -> Rows:
+    """Return what each error moves each balance by, errors of a size that moves one of them by about one."""
+    balances = sp.csr_array((rows.value, rows.index, rows.start), shape=rows.shape)
+    errors = sp.csr_array((spread.value, spread.index, spread.start), shape=spread.shape)
+    product = balances @ errors
+    held = product.multiply(abs(product) > (abs(balances) @ abs(errors)) * ZERO_SHARE).tocsr()
+    held.eliminate_zeros()
+    start, index = held.indptr.astype(np.int64), held.indices.astype(np.int64)
+    largest = np.zeros(spread.n_columns)
+    np.maximum.at(largest, index, abs(held.data))
+    return Rows(start, index, np.asarray(held.data / largest[index], dtype=np.float64), spread.n_columns)
 
 
 def _sorted(rows: Rows) -> Rows:

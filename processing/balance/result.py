@@ -173,12 +173,19 @@ class Result:
 
         Standard normal in magnitude without gross errors (Mah & Tamhane 1982, Almasy & Sztano 1975).
         """
-        return self._tested(0.0)
+        test = np.empty((self.n_windows, self.measured.shape[-1]))
+        reconciled = self.reconciled.reshape(test.shape)
+        for part in self.parts:
+            k = part.windows
+            test[k] = part.projection.adjustment_test(self.residual(part), self.windows[k], reconciled[k])
+        if self.bounded.size:
+            test[self.bounded] = self._over_std(0.0).reshape(test.shape)[self.bounded]
+        return test[0] if self.measured.ndim == 1 else test
 
     @cached_property
     def local_test(self) -> Floats:
         """The measurement test of VDI 2048, as measured: |a| / sqrt(max(var a, var y / 10)); NaN where unmeasured."""
-        return self._tested(VDI_FLOOR)
+        return self._over_std(VDI_FLOOR)
 
     def multipliers(self) -> Floats:
         """Return the multipliers of the balances, shape (n_nodes,) or (n_windows, n_nodes)."""
@@ -199,7 +206,7 @@ class Result:
         rows = slice(None) if len(part.windows) == self.n_windows else part.windows
         return part.projection.residual(self.windows[rows], None if self._rhs is None else self._rhs[rows])
 
-    def _tested(self, floor: float) -> Floats:
+    def _over_std(self, floor: float) -> Floats:
         """Divide |adjustment| by its std, the variance no smaller than `floor` times that of the measured value."""
         spread = self.adjustment_std
         if floor:

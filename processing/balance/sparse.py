@@ -33,6 +33,9 @@ LOST_PIVOT = 1e-11
 CLOSE_TO_SURE = 1e-4
 """Where less than this share of the variance is left, it is computed without taking differences."""
 
+SOLVED_STREAMS = 5_000
+"""Up to this many streams of a badly scaled network each std of an adjustment is solved for, with refinement."""
+
 NULL_SHARE = 1e-9
 """A part in a random vector of the null space below this counts as none: rounding, not chance, makes it so small."""
 
@@ -58,7 +61,7 @@ class SparseProjection:
         self._covariance.eliminate_zeros()
         self._variance = np.asarray(self._covariance.diagonal())
         self._independent = self._covariance.nnz == np.count_nonzero(self._variance)
-        self.reduced = reduce(source, measured, self._variance > 0.0)
+        self.reduced = reduce(source, measured, as_rows(self._root))
 
     @cached_property
     def order(self) -> Order:
@@ -136,9 +139,10 @@ class SparseProjection:
         if not free.any():
             return np.ones(self.n_streams, dtype=bool)
         vectors = np.zeros((2, self.n_streams))
-        vectors[:, free] = np.random.default_rng(0).standard_normal((2, int(free.sum())))
+        random = np.random.default_rng(0).standard_normal((2, int(free.sum())))
+        vectors[:, free] = random * self.reduced.by_column[free]
         self._compute(vectors, np.zeros((0, self.n_nodes)))
-        part = abs(vectors).max(axis=0)
+        part = abs(vectors).max(axis=0) / self.reduced.by_column
         seen: Bools = self.measured | (part <= NULL_SHARE * part.max())
         return seen
 
@@ -204,12 +208,15 @@ class SparseProjection:
         scaled[:] = 0.0
         scaled[:, self.order.nodes] = solved
         kernels.combine_transposed(scaled, self.reduced.target, self.reduced.source, self.reduced.share)
-        multipliers: Floats = scaled / self.reduced.size
+        multipliers: Floats = scaled * self.reduced.by_row
         return multipliers
 
     def objective(self, residual: Floats) -> Floats:
         """Return the weighted sum of squares of the adjustments, shape (n_windows,)."""
-        total: Floats = (self.multipliers(residual) * residual).sum(axis=1)
+        # a sum of squares: the product of multipliers and imbalances is the same, and loses digits where these cancel
+        moved = self.over_streams(self.multipliers(residual))
+        errors = moved * np.sqrt(self._variance) if self._independent else np.asarray(moved @ self._root)
+        total: Floats = (errors**2).sum(axis=1)
         return total
 
     def objective_of(self, adjustment: Floats) -> Floats:
@@ -222,6 +229,18 @@ class SparseProjection:
         squares: Floats = (share**2).sum(axis=0)
         return squares
 
+    def adjustment_test(self, residual: Floats, values: Floats, reconciled: Floats) -> Floats:
+        """Return |adjustment| / its std, shape (n_windows, n_streams); NaN where nothing can be tested."""
+        spread = np.where(self.adjustment_std > 0.0, self.adjustment_std, np.nan)
+        tested: Floats = abs(reconciled - values) / spread
+        if not self._independent:
+            return tested
+        # V A' multipliers is the adjustment too; of both differences the one that loses fewer digits
+        multipliers, per_unit = self.multipliers(residual), self._variance / spread
+        lost = abs(multipliers) @ abs(as_csr(self.source)) * per_unit
+        fewer = lost < abs(values) / spread
+        return np.where(fewer, abs(self.over_streams(multipliers)) * per_unit, tested)
+
     def contradiction(self, values: Floats, rhs: Floats | None) -> tuple[int, list[int], float] | None:
         """Return (window, nodes, what is left open) of the first balance open where nothing can be adjusted."""
         idle, r = self.reduced.idle, self.reduced
@@ -232,7 +251,7 @@ class SparseProjection:
         seen = self._measured_rows
         terms = np.empty_like(left)
         kernels.multiply(seen.start, seen.index, abs(seen.value), abs(values), terms)
-        terms = (terms if rhs is None else terms + abs(rhs)) / r.size
+        terms = (terms if rhs is None else terms + abs(rhs)) * r.by_row
         kernels.combine(terms, r.target, r.source, -abs(r.share))
         kernels.combine(terms, r.idle_steps[0], r.idle_steps[1], -abs(r.idle_steps[2]))
         bad = np.argwhere(abs(left[:, idle]) > CONTRADICTION * terms[:, idle])
@@ -243,7 +262,7 @@ class SparseProjection:
         weights[0, idle[which]] = 1.0
         kernels.combine_transposed(weights, *r.idle_steps)
         kernels.combine_transposed(weights, r.target, r.source, r.share)
-        open_by = float(left[window, idle[which]] * r.size[idle[which]])
+        open_by = float(left[window, idle[which]] / r.by_row[idle[which]])
         return window, np.flatnonzero(abs(weights[0]) > NULL_SHARE).tolist(), open_by
 
     @cached_property
@@ -314,7 +333,7 @@ class SparseProjection:
         information = np.zeros(self.n_nodes)
         if not len(self.reduced.target):
             information[self.order.nodes] = self._inverse[1]
-            return information / self.reduced.size**2
+            return information * self.reduced.by_row**2
         for first in range(0, self.n_nodes, 64):
             some = np.arange(first, min(first + 64, self.n_nodes))
             unit = np.zeros((len(some), self.n_nodes))
@@ -380,7 +399,7 @@ class SparseProjection:
         """Return right-hand sides of the balances after elimination; none of shape (0, n_nodes) where all are zero."""
         if rhs is None:
             return np.zeros((0, self.n_nodes))
-        scaled: Floats = rhs / self.reduced.size
+        scaled: Floats = rhs * self.reduced.by_row
         self._combine(scaled)
         return scaled
 
@@ -395,9 +414,24 @@ class SparseProjection:
 
     def _solved(self, rights: Floats) -> Floats:
         """Return S^-1 rights, rows in elimination order, shape (n_windows, n_rows)."""
-        out = np.empty(rights.shape)
-        kernels.solve_windows(np.ascontiguousarray(rights), self.factor, self._width(len(rights)), out)
+        given = np.ascontiguousarray(rights)
+        out, width = np.empty(given.shape), self._width(len(given))
+        kernels.solve_windows(given, self.factor, width, out)
+        for _ in range(1, self.times):
+            left, more = np.ascontiguousarray(given - self._times_normal(out)), np.empty(given.shape)
+            kernels.solve_windows(left, self.factor, width, more)
+            out += more
         return out
+
+    def _times_normal(self, values: Floats) -> Floats:
+        """Return S values, factor by factor: the sum of a sure and a vague meter's variance has forgotten the sure."""
+        product: Floats = ((values @ self._r) @ self._covariance) @ self._r.T
+        return product
+
+    @cached_property
+    def _r(self) -> sp.csr_array:
+        """R in scipy's form."""
+        return as_csr(self.order.rows)
 
     def _functionals(self, streams: Ints) -> Floats:
         """Return what each reconciled value is of the measured ones: rows of the gain, shape (k, n_streams)."""
@@ -458,10 +492,22 @@ class SparseProjection:
     def _seen(self) -> Floats:
         """R_j' S^-1 R_j for each stream, shape (n_streams,)."""
         columns = self._kept_by_stream
+        if self.times > 1 and self.n_streams <= SOLVED_STREAMS:
+            return self._seen_by_solving(columns)
         below, on = self._inverse
         return factors.quadratic_by_column(
             columns.start, columns.index, columns.value, self.factor.start, self.factor.row, below, on
         )
+
+    def _seen_by_solving(self, columns: Rows) -> Floats:
+        """Return the same as a sum of squares, stream by stream: no digits cancel."""
+        seen = np.empty(self.n_streams)
+        by_stream = as_csr(columns)
+        for first in range(0, self.n_streams, 64):
+            some = slice(first, min(first + 64, self.n_streams))
+            moved = self._solved(by_stream[some].toarray()) @ self._r
+            seen[some] = (np.asarray(moved @ self._root) ** 2).sum(axis=1)
+        return seen
 
 
 def share_out(task: Callable[[int, int], None], count: int, block: int, threads: int) -> None:

@@ -34,14 +34,13 @@ def known_of(std: Floats | None, covariance: Rows | None) -> Bools:
     return known
 
 
-def root_of(std: Floats | None, covariance: Rows | None, n: int) -> tuple[Floats, Bools]:
-    """Return C with V = C C', shape (n,) if diagonal, else (n, n), and which streams have a finite std."""
+def root_of(std: Floats | None, covariance: Rows | None) -> tuple[Floats, Bools]:
+    """Return C with V = C C', shape (n,) if diagonal, else (n, n_errors), and which streams have a finite std."""
     known = known_of(std, covariance)
     if std is not None:
         return np.where(known, std, 0.0), known
-    assert covariance is not None
-    full = np.where(np.outer(known, known), covariance.dense(), 0.0)
-    return positive_root(full), known
+    full: Floats = sparse_covariance(None, covariance, known)[1].toarray()
+    return full, known
 
 
 def positive_root(covariance: Floats) -> Floats:
@@ -65,7 +64,7 @@ def positive_root(covariance: Floats) -> Floats:
 
 
 def sparse_covariance(std: Floats | None, covariance: Rows | None, known: Bools) -> tuple[Any, Any]:
-    """Return V and C with V = C C', both shape (n_streams, n_streams); zero where nothing is known."""
+    """Return V (n_streams, n_streams) and C (n_streams, n_errors) with V = C C'; zero where nothing is known."""
     import scipy.sparse as sp
 
     if std is not None:
@@ -79,19 +78,21 @@ def sparse_covariance(std: Floats | None, covariance: Rows | None, known: Bools)
 
 
 def _root_by_cluster(covariance: Any) -> Any:
-    """Return C with covariance = C C', cluster by cluster of correlated streams."""
+    """Return C with covariance = C C', cluster by cluster of correlated streams: each error moves one cluster alone."""
     import scipy.sparse as sp
     from scipy.sparse.csgraph import connected_components
 
-    _, label = connected_components(covariance, directed=False)
+    number, label = connected_components(covariance, directed=False)
     order = np.argsort(label, kind="stable")
-    blocks = []
+    alone = np.bincount(label, minlength=number) == 1
+    single = np.flatnonzero(alone[label])
+    blocks = [(single, np.arange(len(single)), np.sqrt(covariance.diagonal()[single]))]
+    errors = len(single)
     for members in np.split(order, np.flatnonzero(np.diff(label[order])) + 1):
         if len(members) > 1:
             root = positive_root(covariance[members][:, members].toarray())
-        else:
-            root = np.sqrt(covariance[members][:, members].toarray())
-        row, column = np.nonzero(root)
-        blocks.append((members[row], members[column], root[row, column]))
+            row, column = np.nonzero(root)
+            blocks.append((members[row], errors + column, root[row, column]))
+            errors += root.shape[1]
     rows, columns, values = (np.concatenate(part) for part in zip(*blocks, strict=True))
-    return sp.csr_array((values, (rows, columns)), shape=covariance.shape)
+    return sp.csr_array((values, (rows, columns)), shape=(covariance.shape[0], errors))

@@ -60,6 +60,8 @@ class Exact:
         self.observable = np.array([j in at and all(at[j][k] == 0 for k in free) for j in range(n)])
         exact = [at[j][-1] if self.observable[j] else None for j in range(n)]
         self.reconciled = np.array([np.nan if x is None else float(x) for x in exact])
+        pairs = zip(exact, y, strict=True)
+        self.adjustment = np.array([np.nan if None in pair else float(pair[0] - pair[1]) for pair in pairs])
         to = [at[j][n + m : n + m + n] if self.observable[j] else [Fraction(0)] * n for j in range(n)]
         spread = [[sum(t[k] * v[k][j] for k in range(n) if t[k]) for j in range(n)] for t in to]
         self.covariance = np.array([[float(sum(s[k] * t[k] for k in range(n))) for t in to] for s in spread])
