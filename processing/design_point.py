@@ -2,8 +2,9 @@
 
     nominal flows ──► balances closed ──► what every meter reads then ──► balances linearised there ──► classes and std
 
-Here: that point and that window, from park.yaml alone. Not here: how they are printed (`symbiosis.check`), and time:
-nothing moves. Variances, equations and rows are those of the live cycle, so that what is expected is what comes.
+Here: that point and that window, from park.yaml alone. Not here: what each meter is worth there (metering.py), how it
+is printed (`symbiosis.check`), and time: nothing moves. Variances, equations and rows are those of the live cycle, so
+that what is expected is what comes.
 
 The way in is `expect`.
 """
@@ -20,9 +21,10 @@ import numpy.typing as npt
 from park.model import Meter, Park, Phase, Stream
 from park.properties import enthalpy, phase_of, reference_enthalpy
 from park.units import Dimension, dimension, to_si
-from processing.balance import BalanceError, reconcile, reconcile_nonlinear
+from processing.balance import BalanceError, prepare, reconcile
 from processing.equations import NONE, End, Equations
 from processing.estimate import Estimate, Estimator
+from processing.metering import Metering, metering_of
 from processing.meters import STD_PER_U95, Averaging
 from processing.observation import Observation
 from processing.results import FlowRow, Reporter
@@ -62,11 +64,14 @@ class Expectation:
         Ids of the meters that the balances or other meters check.
     mass_only
         Whether the park is so large that its balances of energy and components were left out.
+    metering
+        What each meter is worth, and where one more would help most.
     """
 
     flows: tuple[FlowRow, ...]
     checked: frozenset[str]
     mass_only: bool
+    metering: Metering
 
 
 def expect(park: Park, now: datetime) -> Expectation:
@@ -81,7 +86,7 @@ def expect(park: Park, now: datetime) -> Expectation:
     at = np.where(variable == NONE, 0, variable)
     checked = (variable != NONE) & (estimate.status.redundant[at] | (users[at] > 1))
     ids = frozenset(meter.id for meter, is_checked in zip(park.meters, checked.tolist(), strict=True) if is_checked)
-    return Expectation(rows.flows, ids, mass_only)
+    return Expectation(rows.flows, ids, mass_only, metering_of(estimator, estimate, in_force))
 
 
 class DesignEstimator(Estimator):
@@ -104,7 +109,7 @@ class DesignEstimator(Estimator):
         variance = np.diag(np.where(equations.bound, np.nan, said.variance))
         bound = np.flatnonzero(equations.bound)
         if bound.size:
-            variance[np.ix_(bound, bound)] = self._covariance(said, point, bound)
+            self._put_covariance(variance, said, point, bound)
         nothing = np.zeros(len(equations.linear))
         return Estimate(
             start_us=0,
@@ -124,18 +129,17 @@ class DesignEstimator(Estimator):
             expected=point,
         )
 
-    def _covariance(self, said: Observation, point: Floats, bound: npt.NDArray[np.int64]) -> Floats:
-        """Return the covariance of the variables that equations hold; NaN where they are unobservable."""
+    def _put_covariance(
+        self, covariance: Floats, said: Observation, point: Floats, bound: npt.NDArray[np.int64]
+    ) -> None:
+        """Put the covariance of the variables that equations hold in its place; NaN where they are unobservable."""
         jacobian = self.equations.jacobian(self.equations.with_delays(said.delay_factor), point)[:, bound]
-        here = point[bound]
-        found = reconcile_nonlinear(
-            lambda x: jacobian @ (x - here),
-            lambda _: jacobian,
-            np.where(np.isnan(said.measured[bound]), np.nan, here),
-            np.sqrt(said.variance[bound]),
-            start=here,
-        )
-        return found.covariance()
+        std = np.where(np.isnan(said.measured[bound]), np.inf, np.sqrt(said.variance[bound]))
+        seen = prepare(jacobian, std).projection(np.isfinite(std))
+        if self.equations.product_row.size:
+            covariance[np.ix_(bound, bound)] = seen.covariance_of(np.arange(len(bound)))
+        else:       # of mass alone nothing is multiplied: what flows share is not asked for
+            covariance[bound, bound] = seen.std**2
 
 
 def design_point(park: Park, equations: Equations) -> Floats:

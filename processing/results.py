@@ -93,7 +93,7 @@ class Reporter:
         self._flows = _FlowTable(estimator.park, estimator.equations, estimator.plan)
         self._nodes = _NodeTable(estimator.park, estimator.equations, estimator.plan)
         self._plan = estimator.plan
-        self._units = tuple(_window_unit(m) for m in estimator.park.meters)
+        self._units = tuple(window_unit(m) for m in estimator.park.meters)
 
     def rows(self, estimate: Estimate, seen: Observation, suspects: Bools) -> Rows:
         """Return a window's rows.
@@ -382,7 +382,7 @@ def _pairs(lists: Sequence[Sequence[int]]) -> tuple[Ints, Ints]:
     return row, entry
 
 
-def _window_unit(meter: Meter) -> str:
+def window_unit(meter: Meter) -> str:
     """Return the unit of a meter's window value."""
     unit = SI_RATES.get(meter.quantity, si_unit(meter.unit))
     return f"{unit}/s" if meter.quantity in ("inventory",) else unit
