@@ -9,4 +9,5 @@ pytest_plugins = [
     "tests.fixtures.opcua",
     "tests.fixtures.postgres",
     "tests.fixtures.skips",
+    "tests.fixtures.timescale",
 ]

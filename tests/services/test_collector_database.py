@@ -18,21 +18,26 @@ from park.errors import StoreError
 from park.store import migrate
 from park.store.embedded import EmbeddedPostgres
 from tests.collector.running import at, collecting, mqtt, opcua, park_of, rows, until, until_stored
+from tests.fixtures.timescale import every_edition
 from tests.services.test_collector_mqtt import publishing, reading
+
+edition = every_edition     # plain PostgreSQL and TimescaleDB
 
 
 class Database:
     """A PostgreSQL of the test's own that keeps its address over restarts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, binaries: Path) -> None:
         self._folder = folder
+        self._binaries = binaries
         self._link = folder / "s"
         self._server: EmbeddedPostgres | None = None
         self.dsn = make_conninfo(host=str(self._link), user="symbiosis", dbname="symbiosis", connect_timeout=2)
 
     async def start(self) -> None:
         """Start, and let the address lead to it."""
-        self._server = EmbeddedPostgres(self._folder / "data", settings={"fsync": "off"})
+        self._server = EmbeddedPostgres(
+            self._folder / "data", binaries=self._binaries, settings={"fsync": "off"})
         await asyncio.to_thread(self._server.start)
         self._link.unlink(missing_ok=True)
         self._link.symlink_to(conninfo_to_dict(self._server.dsn)["host"])
@@ -44,8 +49,8 @@ class Database:
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    there = Database(tmp_path)
+async def database(tmp_path: Path, server_binaries: Path) -> AsyncIterator[Database]:
+    there = Database(tmp_path, server_binaries)
     await there.start()
     migrate(there.dsn)
     yield there

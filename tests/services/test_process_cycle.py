@@ -23,9 +23,12 @@ from processing.chain import Chain
 from processing.cycle import process
 from processing.window import Readings
 from simulators.scenario import Scenario
+from tests.fixtures.timescale import every_edition
 from tests.processing.parks import SCENARIO, works
 from tests.processing.simulated import START, Simulated
 from tests.processing.test_chain import play
+
+edition = every_edition     # plain PostgreSQL and TimescaleDB
 
 S = 1_000_000
 WINDOW = 20 * S

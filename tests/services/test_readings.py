@@ -22,6 +22,9 @@ from park.store import (
     reading_batch,
 )
 from park.store.arrivals import LOCK_KEY
+from tests.fixtures.timescale import every_edition
+
+edition = every_edition     # plain PostgreSQL and TimescaleDB
 
 T0 = 1_767_225_600_000_000      # 2026-01-01T00:00:00Z
 SECOND = 1_000_000

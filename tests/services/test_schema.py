@@ -10,6 +10,9 @@ import pytest
 from park.errors import StoreError
 from park.store import connect, migrate, status
 from park.store.schema import Migration, bundled_migrations
+from tests.fixtures.timescale import every_edition
+
+edition = every_edition     # plain PostgreSQL and TimescaleDB
 
 FIRST = Migration(1, "first", "create table a (x int); create table b (y int)")
 SECOND = Migration(2, "second", "alter table a add z int")
