@@ -153,10 +153,10 @@ def _encoded(item: Item) -> bytes:
     return json.dumps(document, default=repr).encode("utf-8", "backslashreplace")
 
 
-def _decoded(payload: bytes, place: int) -> Item:
-    """Return the data value of a letter, for the meter at this place."""
+def _decoded(payload: bytes, handle: int) -> Item:
+    """Return the data value of a letter, as one that came under this handle."""
     document: dict[str, Any] = json.loads(payload)
-    return Item(place, document["value"], document["status"], document["source"], document["server"])
+    return Item(handle, document["value"], document["status"], document["source"], document["server"])
 
 
 @dataclass
@@ -258,8 +258,10 @@ class Replay:
         place = self._place.get(letter.meter or "")
         if place is None or self._register.source[place] == MQTT:
             return None
-        values = Values(letter.source, {place: self._register.ids[place]}, rejections)
-        values.read([_decoded(letter.payload, place)], received_us, rows)
+        values = Values(letter.source, rejections)
+        source = self._register.meters[place].source.opcua
+        handle = values.expect(place, self._register.ids[place], source.index if source is not None else None)
+        values.read([_decoded(letter.payload, handle)], received_us, rows)
         return rows
 
 

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field
 from park.brokers import MqttBroker
 from park.entry import Entry, Flag, Moment, NotNegative, Number, Positive, Unit
 from park.schedule import minutes, weekdays
-from park.servers import OpcuaServer
+from park.servers import Count, Deadband, OpcuaServer
 from park.units import Dimension, dimension, to_si, to_si_difference
 
 ENVIRONMENT = "environment"
@@ -182,10 +182,14 @@ class Stream(Entry):
 
 
 class OpcuaSource(Entry):
-    """Where an OPC UA meter is read."""
+    """Where an OPC UA meter is read; what it leaves out is that of its server (`park.servers`)."""
 
     endpoint: str
     node_id: str
+    index: Annotated[int, Field(strict=True, ge=0)] | None = None       # of an array: which of its elements, from 0
+    sampling_interval_ms: Positive | None = None
+    queue_size: Count | None = None
+    deadband: Deadband | None = None
 
 
 class MqttSource(Entry):

@@ -187,7 +187,13 @@ def _by_asyncua(data: bytes) -> Published:
         response = struct_from_binary(ua.PublishResponse, Buffer(data))
     except _UNREADABLE as error:
         raise UaStructParsingError from error
-    message = response.Parameters.NotificationMessage
+    return published_of(
+        response.Parameters.NotificationMessage, response.Parameters.SubscriptionId,
+        response.ResponseHeader.ServiceResult.value)
+
+
+def published_of(message: ua.NotificationMessage, subscription: int, result: int = 0) -> Published:
+    """Return what a notification message of asyncua says."""
     items: list[Item] = []
     ended = None
     for notification in message.NotificationData or ():
@@ -195,9 +201,7 @@ def _by_asyncua(data: bytes) -> Published:
             items += map(item_of, notification.MonitoredItems or ())
         elif isinstance(notification, ua.StatusChangeNotification):
             ended = notification.Status.name
-    return Published(
-        response.ResponseHeader.ServiceResult.value, response.Parameters.SubscriptionId, message.SequenceNumber,
-        bool(message.NotificationData), items, ended)
+    return Published(result, subscription, message.SequenceNumber, bool(message.NotificationData), items, ended)
 
 
 def item_of(notification: ua.MonitoredItemNotification) -> Item:

@@ -5,9 +5,11 @@ Not here: who asked for them (`tags`), over what (`client`), and the bytes (`dec
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from asyncua import ua
 
@@ -23,6 +25,18 @@ WAITING_FOR_INITIAL_DATA = ua.StatusCodes.BadWaitingForInitialData
 _DATA_VALUE_INFO = 0x0400       # info type bits of a StatusCode: the info bits speak of a data value (part 4, 7.39)
 _OVERFLOW = 0x0080
 _LOST_BITS = _DATA_VALUE_INFO | _OVERFLOW
+_ABSENT = object()             # an element that an array has not
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A monitored item that was asked for: whose it is, and what came of it."""
+
+    place: int
+    meter: str
+    index: int | None = None        # of an array
+    whole: bool = False             # the server gives the whole array, and not the element asked for
+    heard: bool = False             # a value came since the subscription was made
 
 
 class Values:
@@ -32,23 +46,42 @@ class Values:
     ----------
     source
         The server's source name.
-    meters
-        Ids of its meters by place.
     rejections
         Where values go that are no readings.
     """
 
-    def __init__(self, source: str, meters: Mapping[int, str], rejections: Rejections) -> None:
+    def __init__(self, source: str, rejections: Rejections) -> None:
         self._source = source
-        self._meters = meters
         self._rejections = rejections
-        self._heard = dict.fromkeys(meters, False)   # by place: a value came since the subscription was made
+        self._asked: dict[int, _Asked | None] = {}      # by client handle; None: given up, what still comes is no news
+        self._handles = itertools.count(1)
         self._said_no_source_time = False
         self.overflowed = 0
 
-    def begin(self) -> None:
-        """Take the next values as the initial ones of a new subscription."""
-        self._heard = dict.fromkeys(self._meters, False)
+    def expect(self, place: int, meter: str, index: int | None = None) -> int:
+        """Return a client handle under which the values of this meter are expected; no handle is given twice."""
+        handle = next(self._handles)
+        self._asked[handle] = _Asked(place, meter, index)
+        return handle
+
+    def move(self, handle: int, place: int) -> None:
+        """Take the values of this handle for the meter that stands at another place now."""
+        if (asked := self._asked.get(handle)) is not None:
+            asked.place = place
+
+    def take_whole(self, handle: int) -> None:
+        """Pick the element out of the array ourselves: the server knows no index ranges."""
+        if (asked := self._asked.get(handle)) is not None:
+            asked.whole = True
+
+    def forget(self, handle: int) -> None:
+        """Expect no more of this handle; what is still on its way is left out."""
+        self._asked[handle] = None
+
+    def drop(self, handles: Iterable[int]) -> None:
+        """Expect no more of these handles: their subscription is gone, and nothing is on its way."""
+        for handle in handles:
+            self._asked.pop(handle, None)
 
     def read(self, items: Iterable[Item], received_us: int, rows: Rows) -> bool:
         """Append the readings of one notification.
@@ -56,7 +89,7 @@ class Values:
         Parameters
         ----------
         items
-            What the server sent; the client handle is the meter's place.
+            What the server sent.
         received_us
             Arrival on the run's clock [us].
         rows
@@ -68,13 +101,14 @@ class Values:
             Whether the server says that it dropped values before these.
         """
         overflowed = False
-        heard = self._heard
+        expected = self._asked
         for item in items:
-            place, value, code, source_ticks, server_ticks = item
-            if place not in heard:
-                self._rejections.add(self._source, f"handle {place}", "value of an item that was not asked for", item)
+            handle, value, code, source_ticks, server_ticks = item
+            asked = expected.get(handle)
+            if asked is None:
+                self._unexpected(item)
                 continue
-            if code == WAITING_FOR_INITIAL_DATA and not heard[place]:
+            if code == WAITING_FOR_INITIAL_DATA and not asked.heard:
                 continue
             if code & _LOST_BITS == _LOST_BITS:
                 # The bit speaks of the queue, not of the value: stored without it, lest a repeat be another reading.
@@ -82,22 +116,30 @@ class Values:
                 overflowed = True
                 self.overflowed += 1
             if type(value) is not float or not math.isfinite(value):
-                value = self._number(item)
+                value = self._number(item, asked)
                 if value is None:
                     continue
             if source_ticks:            # 0, the year 1601, is how some servers say that there is none
                 if not plausible(source_us := us_of_ticks(source_ticks), received_us):
-                    self._reject(place, "time is before 2000 or more than a day ahead", item)
+                    self._reject(asked, "time is before 2000 or more than a day ahead", item)
                     continue
             else:
-                source_us = self._without_source_time(place, server_ticks, received_us)
-            heard[place] = True
-            rows.add(place, source_us, received_us, value, code)
+                source_us = self._without_source_time(asked, server_ticks, received_us)
+            asked.heard = True
+            rows.add(asked.place, source_us, received_us, value, code)
         return overflowed
 
-    def _number(self, item: Item) -> float | None:
+    def _unexpected(self, item: Item) -> None:
+        """Count a value that nobody asked for; one of an item that was given up a moment ago is none."""
+        if item.handle not in self._asked:
+            self._rejections.add(
+                self._source, f"handle {item.handle}", "value of an item that was not asked for", item)
+
+    def _number(self, item: Item, asked: _Asked) -> float | None:
         """Return the value as a float, NaN if there is none; None if it is no reading."""
-        place, value, code = item.handle, item.value, item.code
+        value, code = item.value, item.code
+        if asked.index is not None and isinstance(value, list):
+            value = self._element(value, asked)
         if value is None:
             return math.nan
         if isinstance(value, int | float):        # every integer type, booleans and enumerations included
@@ -105,24 +147,31 @@ class Values:
         elif code >= BAD_STATUS:
             return math.nan
         else:
-            self._reject(place, "value is not a number", item)
+            self._reject(asked, "array has no such element" if value is _ABSENT else "value is not a number", item)
             return None
         if math.isfinite(number):
             return number
         if code >= BAD_STATUS:
             return math.nan
-        self._reject(place, "value is not finite", item)
+        self._reject(asked, "value is not finite", item)
         return None
 
-    def _without_source_time(self, place: int, server_ticks: int | None, received_us: int) -> int:
+    def _element(self, array: list[object], asked: _Asked) -> object:
+        """Return the element that is meant: the only one, unless the server gives the whole array."""
+        place = (asked.index or 0) if asked.whole else 0
+        if place >= len(array) or (len(array) > 1 and not asked.whole):
+            return _ABSENT
+        return array[place]
+
+    def _without_source_time(self, asked: _Asked, server_ticks: int | None, received_us: int) -> int:
         """Return the server's time, else the arrival; say so once."""
         server_us = 0 if server_ticks is None else us_of_ticks(server_ticks)
         by_server = plausible(server_us, received_us)
         if not self._said_no_source_time:
             self._said_no_source_time = True
             _logger.warning("%s: %s gives no source time, its readings are kept by %s (said once a server)",
-                            self._source, self._meters[place], "the server's time" if by_server else "their arrival")
+                            self._source, asked.meter, "the server's time" if by_server else "their arrival")
         return server_us if by_server else received_us
 
-    def _reject(self, place: int, reason: str, what: object) -> None:
-        self._rejections.add(self._source, self._meters[place], reason, what)
+    def _reject(self, asked: _Asked, reason: str, what: object) -> None:
+        self._rejections.add(self._source, asked.meter, reason, what)

@@ -67,9 +67,9 @@ def test_a_server_that_publishes_seldom_must_keep_more():
 
 
 def test_every_change_of_status_value_or_time_is_asked_for_oldest_discarded_first():
-    item = item_of(tag(interval_s=0.5), ua.NodeId("x", 2), 0.25)
+    item = item_of(tag(interval_s=0.5), ua.NodeId("x", 2), 7, 0.25)
     asked = item.RequestedParameters
-    assert (asked.ClientHandle, asked.QueueSize, asked.DiscardOldest) == (3, 20, True)
+    assert (asked.ClientHandle, asked.QueueSize, asked.DiscardOldest) == (7, 20, True)
     assert (asked.SamplingInterval, sampling_ms(tag(interval_s=0.5))) == (250.0, 250.0)
     assert asked.Filter.Trigger == ua.DataChangeTrigger.StatusValueTimestamp
     assert (asked.Filter.DeadbandType, asked.Filter.DeadbandValue) == (0, 0.0)

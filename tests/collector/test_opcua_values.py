@@ -21,14 +21,16 @@ WAITING = ua.StatusCodes.BadWaitingForInitialData
 START = at(0)
 
 
-def item(value, code=0, time=START, server=None, handle=5):
+def item(value, code=0, time=START, server=None, handle=1):
     data = ua.DataValue(ua.Variant(value), ua.StatusCode(ua.UInt32(code)), time, server)
     return item_of(ua.MonitoredItemNotification(ClientHandle=handle, Value=data))
 
 
 def values():
     rejections = Rejections()
-    return Values("opcua:x", {5: "FT1"}, rejections), rejections
+    reader = Values("opcua:x", rejections)
+    assert reader.expect(5, "FT1") == 1
+    return reader, rejections
 
 
 def read(reader, *items):
@@ -71,8 +73,7 @@ def test_only_the_first_value_may_wait_for_initial_data():
     assert read(reader, item(None, WAITING)) == []
     assert len(read(reader, item(1.0))) == 1
     assert [row[4] for row in read(reader, item(None, WAITING, at(1)))] == [WAITING]
-    reader.begin()
-    assert read(reader, item(None, WAITING, at(2))) == []
+    assert read(reader, item(None, WAITING, at(2), handle=reader.expect(5, "FT1"))) == []
 
 
 def test_the_overflow_bit_is_told_and_not_stored():
@@ -113,5 +114,41 @@ def test_a_time_far_ahead_is_counted():
 
 def test_an_item_that_was_not_asked_for_is_counted():
     reader, rejections = values()
-    assert read(reader, item(1.0, handle=6)) == []
+    assert read(reader, item(1.0, handle=2)) == []
     assert rejections.by_reason("opcua:x") == {"value of an item that was not asked for": 1}
+
+
+def test_a_meter_may_move_to_another_place():
+    reader, _ = values()
+    reader.move(1, 8)
+    assert [row[0] for row in read(reader, item(1.0))] == [8]
+
+
+def test_what_still_comes_of_an_item_that_was_given_up_is_left_out_in_silence():
+    reader, rejections = values()
+    reader.forget(1)
+    assert read(reader, item(1.0)) == []
+    assert rejections.total("opcua:x") == 0
+    reader.drop([1])
+    assert read(reader, item(1.0)) == []
+    assert rejections.total("opcua:x") == 1
+
+
+@pytest.mark.parametrize(("array", "whole", "number"), [
+    ([7.5], False, 7.5), ([1.0, 2.0, 3.0], True, 3.0), ([True], False, 1.0), ([4, 5, 6], True, 6.0)])
+def test_an_element_of_an_array_is_the_one_that_came_or_the_one_that_is_meant(array, whole, number):
+    reader, _ = values()
+    handle = reader.expect(6, "FT2", index=2)
+    if whole:
+        reader.take_whole(handle)
+    assert [row[3] for row in read(reader, item(array, handle=handle))] == [number]
+
+
+@pytest.mark.parametrize(("array", "whole"), [([1.0, 2.0], True), ([1.0, 2.0], False)])
+def test_an_element_that_an_array_has_not_is_counted(array, whole):
+    reader, rejections = values()
+    handle = reader.expect(6, "FT2", index=2)
+    if whole:
+        reader.take_whole(handle)
+    assert read(reader, item(array, handle=handle)) == []
+    assert rejections.by_reason("opcua:x") == {"array has no such element": 1}

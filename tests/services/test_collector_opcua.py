@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import logging
 import time
+from dataclasses import replace
 
 import pytest
 from asyncua import ua
 from asyncua.common.utils import ServiceError
+from asyncua.server.internal_server import InternalServer
 from asyncua.server.subscription_service import SubscriptionService
 from asyncua.server.uaprocessor import UaProcessor
 
-from collector.opcua import client, tags
+from collector.batches import Batches
+from collector.opcua import client, session, tags
+from collector.opcua.client import Endpoint, OpcuaSource
+from collector.opcua.security import Settings
+from collector.opcua.subscribing import Subscriber
+from collector.rejections import Rejections
+from collector.status import SourceStatus
 from park.clock import REAL_TIME, RunClock
 from park.errors import SourceError
-from tests.collector.running import at, collecting, opcua, park_of, rows, until, until_stored
+from park.servers import OpcuaServer
+from tests.collector.running import (
+    INTERVAL_S,
+    PATIENCE_S,
+    at,
+    collecting,
+    opcua,
+    park_of,
+    rows,
+    until,
+    until_stored,
+)
 from tests.fixtures.opcua import NAMESPACE
 from tests.fixtures.proxy import FaultProxy
 
@@ -139,7 +160,7 @@ async def test_values_that_are_no_readings_are_counted_and_stop_nothing(opcua_se
         ("FT2", at(0), 7.0, 0), ("FT2", at(1), 1.0, 0), ("FT2", at(2), 9.0, 0)]
     assert ("FT1", at(4), None, 0x80000000) in stored
     assert rows(postgres_dsn, "select rejected from collector_source") == [(4,)]
-    assert caplog.text.count("value is not a number: Item(handle=0, value='much'") == 1
+    assert caplog.text.count("value is not a number: Item(handle=1, value='much'") == 1
     assert "'more'" not in caplog.text
     assert "gives no source time, its readings are kept by the server's time" in caplog.text
 
@@ -195,7 +216,7 @@ async def test_a_restart_between_two_readings_leaves_no_gap(opcua_server, postgr
 
 async def test_a_server_that_falls_silent_is_left_and_reached_again(opcua_server, postgres_dsn, monkeypatch):
     monkeypatch.setattr(tags, "KEEP_ALIVE_S", 0.2)
-    monkeypatch.setattr(client, "CLOSE_S", 0.2)
+    monkeypatch.setattr(session, "CLOSE_S", 0.2)
     server = await opcua_server(["FT1"])
     async with FaultProxy(server.port) as proxy:
         url = f"opc.tcp://127.0.0.1:{proxy.port}"
@@ -220,5 +241,100 @@ async def test_a_collector_that_takes_over_marks_what_was_not_covered_in_the_sam
             await server.push("FT1", 1.0, at(first))
             await server.push("FT1", 1.0, at(first + 1))
             await until_stored(postgres_dsn, len(rows(postgres_dsn)) + 1)
-    assert rows(postgres_dsn, "select started_at, ended_at, cause from gap") == [
-        (at(1), at(10), "the collector was not running")]
+    assert rows(postgres_dsn, "select started_at, ended_at from gap where cause = 'the collector was not running'") == [
+        (at(1), at(10))]
+
+
+async def test_a_cut_connection_is_taken_up_again_with_everything_that_came_meanwhile(
+    opcua_server, postgres_dsn, monkeypatch
+):
+    server = await opcua_server(["FT1", "FT2"])
+    began, sessions = [], []
+    monkeypatch.setattr(Subscriber, "begin", counting(Subscriber.begin, began))
+    monkeypatch.setattr(InternalServer, "create_session", counting(InternalServer.create_session, sessions))
+    async with FaultProxy(server.port) as proxy:
+        url = f"opc.tcp://127.0.0.1:{proxy.port}"
+        park = park_of(opcua(url, "FT1"), opcua(url, "FT2", sampling="on_change"))
+        async with collecting(park, postgres_dsn) as running:
+            for cut in range(3):
+                running.forget()
+                proxy.cut()
+                for tick in range(20):
+                    await server.push("FT1", float(tick), at(20 * cut + tick))
+                    await server.push("FT2", float(tick), at(20 * cut + tick))
+                await running.saw("collecting")
+                await until_stored(postgres_dsn, 40 * (cut + 1))
+    assert rows(postgres_dsn, "select * from gap") == []
+    assert (len(began), len(sessions)) == (1, 1)
+
+
+async def test_a_subscription_of_a_session_that_is_gone_is_transferred(opcua_server, postgres_dsn, monkeypatch):
+    server = await opcua_server(["FT1"])
+    began = []
+    monkeypatch.setattr(Subscriber, "begin", counting(Subscriber.begin, began))
+    monkeypatch.setattr(InternalServer, "lookup_external_session", lambda _self, _token: None)
+    async with FaultProxy(server.port) as proxy:
+        url = f"opc.tcp://127.0.0.1:{proxy.port}"
+        async with collecting(park_of(opcua(url, "FT1", sampling="on_change")), postgres_dsn) as running:
+            await server.push("FT1", 1.0, at(0))
+            await until_stored(postgres_dsn, 1)
+            running.forget()
+            proxy.cut()
+            for tick in range(1, 20):
+                await server.push("FT1", float(tick), at(tick))
+            await running.saw("collecting")
+            await until_stored(postgres_dsn, 20)
+    assert rows(postgres_dsn, "select * from gap") == []
+    assert len(began) == 1
+
+
+def counting(function, calls):
+    """The same function, noting each call."""
+
+    @functools.wraps(function)
+    def call(*args, **options):
+        calls.append(args)
+        return function(*args, **options)
+
+    return call
+
+
+@pytest.mark.parametrize("sessions", [1, 3])
+async def test_tags_come_and_go_without_touching_the_others(opcua_server, sessions):
+    server = await opcua_server([f"FT{k}" for k in range(6)])
+    batches, status = Batches(), SourceStatus("opcua:x", "opcua", REAL_TIME.now)
+    settings = Settings(OpcuaServer(id="x", endpoint=server.url, sessions=sessions))
+    source = OpcuaSource(Endpoint(server.url, server.url, settings), [tag(k, k) for k in range(4)], batches, status,
+                         Rejections(), REAL_TIME)
+    running = asyncio.create_task(source.run())
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await source.armed.wait()
+            items = server.items
+            assert len(items) == 4
+            # 0 goes, 1 asks for something else, 2 stands at another place, 3 stays, 5 comes, 9 is not there
+            await source.apply([replace(tag(1, 1), interval_s=0.05), tag(2, 8), tag(3, 3), tag(5, 5), tag(9, 9)])
+            now = server.items
+            assert {name for name in now if items.get(name) == now[name]} == {"FT2", "FT3"}
+            assert set(now) == {"FT1", "FT2", "FT3", "FT5"}
+            assert status.detail == "not collected: FT9: BadNodeIdUnknown"
+            for k in range(6):
+                await server.push(f"FT{k}", float(k), at(0))
+            got = {}
+            while len(got) < 4:
+                await batches.due()
+                for chunk in batches.take():
+                    got |= dict(zip(chunk.rows.place, chunk.rows.value, strict=True))
+                batches.committed()
+            assert got == {1: 1.0, 8: 2.0, 3: 3.0, 5: 5.0}
+            await source.apply([])
+            assert server.items == {}
+            assert status.state == "receiving"
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert server.subscriptions == []
+
+
+def tag(k, place):
+    return tags.Tag(place, f"FT{k}", f"ns=2;s=FT{k}", INTERVAL_S)
