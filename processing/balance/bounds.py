@@ -20,6 +20,15 @@ CLOSE = 1e-9
 INFEASIBLE = 1e-7
 """Residual of the dual problem, between 0 and 1, under which no point inside the bounds exists."""
 
+ROUNDING = 1e-13
+"""Eigenvalues of the correlations of bounded values below this share of the largest are zero."""
+
+UNMET = 1e-6
+"""Share of what a bound asks for by which it may be missed, against the largest asked; rounding of the pushes."""
+
+FAR = 1e7
+"""A point inside the bounds that is this many std away is none: it moves what the balances determine, by rounding."""
+
 
 def move_inside(
     reconciled: Floats, bounds: tuple[Floats, Floats], covariance_of: Callable[[Ints], Floats], window: int = 0
@@ -44,6 +53,8 @@ def move_inside(
 
     Notes
     -----
+    Bounds of unobservable streams are not held, and do not move others.
+
     Whatever closes the balances is x0 + P^(1/2) w and costs |w|^2 more than x0: minimise |w| subject to the bounds,
     which is least-distance programming (Lawson & Hanson 1974, ch. 23), exact after finitely many steps. Bounds enter
     when first broken, so that the problem has the size of what binds, not of the network.
@@ -87,7 +98,8 @@ def _pushes(covariance: Floats, missing: Floats, window: int) -> Floats:
     scaled, target = covariance / np.outer(spread, spread), missing / spread
     size = max(float(abs(target).max()), 1e-300)
     value, vector = np.linalg.eigh(scaled)
-    root = vector * np.sqrt(np.maximum(value, 0.0))
+    held = value > ROUNDING * value[-1]  # the root of rounding would be half of all digits
+    root = vector[:, held] * np.sqrt(value[held])
     problem = np.vstack([root.T, target / size])
     aim = np.zeros(len(problem))
     aim[-1] = 1.0
@@ -96,5 +108,7 @@ def _pushes(covariance: Floats, missing: Floats, window: int) -> Floats:
         raise ContradictionError(f"window {window}: no values within the bounds close every balance")
     push = np.zeros(len(missing))
     binds = dual > 0.0
-    push[binds] = np.linalg.lstsq(scaled[np.ix_(binds, binds)], target[binds], rcond=1e-12)[0]
+    push[binds] = np.linalg.lstsq(scaled[np.ix_(binds, binds)], target[binds], rcond=ROUNDING)[0]
+    if (scaled @ push < target - UNMET * size).any() or push @ target > FAR**2:
+        raise ContradictionError(f"window {window}: no values within the bounds close every balance")
     return push / spread

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -257,8 +258,10 @@ def _rules(
     n_streams: int,
 ) -> Rules:
     """Check the options."""
-    if not 0.0 < alpha < 1.0:
-        raise BalanceError(f"alpha must be between 0 and 1, got {alpha}")
+    if not isinstance(alpha, Real) or not 0.0 < alpha < 1.0:
+        raise BalanceError(f"alpha must be between 0 and 1, got {alpha!r}")
+    if at_most is not None and at_most < 1:
+        raise BalanceError(f"at_most must be at least 1, got {at_most}")
     if isinstance(kinds, str) or not len(kinds) or any(kind not in KINDS for kind in kinds):
         raise BalanceError(f"hypotheses must be one or more of {KINDS}, got {kinds!r}")
     mask = None if never is None else np.asarray(never)

@@ -22,6 +22,10 @@ Matrix: TypeAlias = Any
 """A dense array-like or any scipy.sparse matrix or array."""
 
 
+SMALLEST = 1e-100
+"""Std below this, or above one over it: their squares leave the range of floating-point numbers."""
+
+
 @dataclass(frozen=True)
 class Rows:
     """A matrix by rows (CSR): row i has columns `index[start[i]:start[i + 1]]` with `value` there.
@@ -91,7 +95,7 @@ def rows_of(matrix: Matrix, name: str) -> Rows:
     BalanceError
         If it is not two-dimensional, has no column, or an entry is not finite.
     """
-    rows = _rows_of_sparse(matrix) if is_sparse(matrix) else _rows_of_dense(as_floats(matrix, name))
+    rows = _rows(matrix, name, "(n_nodes, n_streams)")
     if rows.n_columns == 0:
         raise BalanceError(f"{name} has no columns: nothing to reconcile")
     bad = np.flatnonzero(~np.isfinite(rows.value))
@@ -99,6 +103,16 @@ def rows_of(matrix: Matrix, name: str) -> Rows:
         i, j = rows.row_of_entry()[bad[0]], rows.index[bad[0]]
         raise BalanceError(f"{name}[{i}, {j}] must be finite, got {rows.value[bad[0]]}")
     return rows
+
+
+def _rows(matrix: Matrix, name: str, shape: str) -> Rows:
+    """Return a dense or sparse matrix by rows."""
+    if is_sparse(matrix):
+        return _rows_of_sparse(matrix)
+    full = as_floats(matrix, name)
+    if full.ndim != 2:
+        raise BalanceError(f"{name} must be two-dimensional {shape}, got shape {full.shape}")
+    return _rows_of_dense(full)
 
 
 def _rows_of_sparse(matrix: Matrix) -> Rows:
@@ -112,8 +126,6 @@ def _rows_of_sparse(matrix: Matrix) -> Rows:
 
 def _rows_of_dense(full: Floats) -> Rows:
     """Take the entries of a dense matrix that are not zero."""
-    if full.ndim != 2:
-        raise BalanceError(f"incidence must be two-dimensional (n_nodes, n_streams), got shape {full.shape}")
     i, j = np.nonzero(full)
     start = np.zeros(full.shape[0] + 1, dtype=np.int64)
     np.cumsum(np.bincount(i, minlength=full.shape[0]), out=start[1:])
@@ -175,6 +187,12 @@ def checked_std(std: npt.ArrayLike, n_streams: int) -> Floats:
     if (values < 0).any():
         where = tuple(int(k) for k in np.argwhere(values < 0)[0])
         raise BalanceError(f"std{list(where)} must not be negative, got {values[where]}")
+    extreme = (values != 0.0) & np.isfinite(values) & ((values < SMALLEST) | (values > 1.0 / SMALLEST))
+    if extreme.any():
+        where = tuple(int(k) for k in np.argwhere(extreme)[0])
+        raise BalanceError(
+            f"std{list(where)} must be zero, infinite, or between {SMALLEST:g} and {1 / SMALLEST:g}, got {values[where]}"
+        )
     return np.where(np.isnan(values), np.inf, values)
 
 
@@ -205,7 +223,7 @@ def checked_covariance(covariance: Matrix, n_streams: int) -> Rows:
     BalanceError
         If the shape does not fit, or it is not symmetric or has a negative variance.
     """
-    rows = _rows_of_sparse(covariance) if is_sparse(covariance) else _rows_of_dense(as_floats(covariance, "covariance"))
+    rows = _rows(covariance, "covariance", f"({n_streams}, {n_streams})")
     if rows.shape != (n_streams, n_streams):
         raise BalanceError(f"covariance must have shape ({n_streams}, {n_streams}), got {rows.shape}")
     _check_for_symmetry(rows)
@@ -242,7 +260,8 @@ def checked_rhs(rhs: npt.ArrayLike | None, n_nodes: int, n_windows: int | None) 
     if values.shape not in shapes:
         raise BalanceError(f"rhs must have shape {' or '.join(map(str, shapes))}, got {values.shape}")
     if not np.isfinite(values).all():
-        raise BalanceError("rhs must be finite")
+        where = tuple(int(k) for k in np.argwhere(~np.isfinite(values))[0])
+        raise BalanceError(f"rhs{list(where)} must be finite, got {values[where]}")
     return values if values.any() else None
 
 
@@ -258,10 +277,18 @@ def checked_bounds(bounds: Sequence[npt.ArrayLike] | None, n_streams: int) -> tu
         return None
     if len(bounds) != 2:
         raise BalanceError(f"bounds must be (low, high), got {len(bounds)} entries")
-    low, high = (np.array(np.broadcast_to(as_floats(b, "bounds"), (n_streams,))) for b in bounds)
+    low, high = (_bound(side, name, n_streams) for side, name in zip(bounds, ("low", "high"), strict=True))
     low[np.isnan(low)] = -np.inf
     high[np.isnan(high)] = np.inf
     if (low > high).any():
         j = int(np.argmax(low > high))
         raise BalanceError(f"bounds of stream {j} must have low <= high, got {low[j]} > {high[j]}")
     return (low, high) if (np.isfinite(low) | np.isfinite(high)).any() else None
+
+
+def _bound(side: npt.ArrayLike, name: str, n_streams: int) -> Floats:
+    """Return one side of bounds, shape (n_streams,)."""
+    values = as_floats(side, f"bounds: {name}")
+    if values.shape not in ((), (n_streams,)):
+        raise BalanceError(f"bounds: {name} must be a number or have shape ({n_streams},), got {values.shape}")
+    return np.array(np.broadcast_to(values, (n_streams,)))

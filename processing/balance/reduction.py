@@ -7,6 +7,7 @@ the factors of what remains (ordering.py, sparse.py).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -98,8 +99,9 @@ def _moved(rows: Rows, spread: Rows) -> Rows:
     """Return what each error moves each balance by, errors of a size that moves one of them by about one."""
     balances = sp.csr_array((rows.value, rows.index, rows.start), shape=rows.shape)
     errors = sp.csr_array((spread.value, spread.index, spread.start), shape=spread.shape)
-    product = balances @ errors
-    held = product.multiply(abs(product) > (abs(balances) @ abs(errors)) * ZERO_SHARE).tocsr()
+    product: Any = balances @ errors
+    terms: Any = abs(balances) @ abs(errors)
+    held = product.multiply(abs(product) > ZERO_SHARE * terms).tocsr()
     held.eliminate_zeros()
     start, index = held.indptr.astype(np.int64), held.indices.astype(np.int64)
     largest = np.zeros(spread.n_columns)

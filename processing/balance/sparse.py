@@ -244,7 +244,8 @@ class SparseProjection:
     def contradiction(self, values: Floats, rhs: Floats | None) -> tuple[int, list[int], float] | None:
         """Return (window, nodes, what is left open) of the first balance open where nothing can be adjusted."""
         idle, r = self.reduced.idle, self.reduced
-        if not len(idle) or (rhs is None and not (self.measured & (self._variance == 0.0)).any()):
+        movable = self._independent and not (self.measured & (self._variance == 0.0)).any()
+        if not len(idle) or (rhs is None and movable):
             return None
         left = self._scaled(self.residual(values, rhs), len(values))
         kernels.combine(left, *r.idle_steps)

@@ -28,9 +28,11 @@ def known_of(std: Floats | None, covariance: Rows | None) -> Bools:
     known = np.ones(covariance.n_rows, dtype=bool)
     own = covariance.row_of_entry() == covariance.index
     known[covariance.index[own & ~np.isfinite(covariance.value)]] = False
-    others = known[covariance.index] & known[covariance.row_of_entry()]
-    if not np.isfinite(covariance.value[others]).all():
-        raise BalanceError("covariance between two streams of finite std must be finite")
+    row = covariance.row_of_entry()
+    bad = np.flatnonzero(known[covariance.index] & known[row] & ~np.isfinite(covariance.value))
+    if bad.size:
+        place, value = f"[{row[bad[0]]}, {covariance.index[bad[0]]}]", covariance.value[bad[0]]
+        raise BalanceError(f"covariance{place} of two streams of finite std must be finite, got {value}")
     return known
 
 
