@@ -190,9 +190,8 @@ def checked_std(std: npt.ArrayLike, n_streams: int) -> Floats:
     extreme = (values != 0.0) & np.isfinite(values) & ((values < SMALLEST) | (values > 1.0 / SMALLEST))
     if extreme.any():
         where = tuple(int(k) for k in np.argwhere(extreme)[0])
-        raise BalanceError(
-            f"std{list(where)} must be zero, infinite, or between {SMALLEST:g} and {1 / SMALLEST:g}, got {values[where]}"
-        )
+        allowed = f"must be zero, infinite, or between {SMALLEST:g} and {1 / SMALLEST:g}"
+        raise BalanceError(f"std{list(where)} {allowed}, got {values[where]}")
     return np.where(np.isnan(values), np.inf, values)
 
 

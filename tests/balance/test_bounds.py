@@ -1,4 +1,4 @@
-"""Bounds: random networks against the conditions of optimality, and problems without a solution against a linear one."""
+"""Bounds: random networks against the conditions of optimality; what has no solution against linear programming."""
 
 from __future__ import annotations
 
@@ -66,8 +66,7 @@ def test_within_bounds_nothing_is_better(block):
             result = reconcile(
                 matrix / unit, measured * unit, covariance=covariance * outer, rhs=rhs, bounds=(low * unit, high * unit)
             )
-        except ContradictionError as error:
-            assert "no values within the bounds" in str(error) or "cannot be adjusted" in str(error)
+        except ContradictionError:
             bounds = list(zip(low, high, strict=True))
             assert linprog(np.zeros(len(true)), A_eq=matrix, b_eq=rhs, bounds=bounds).status == 2  # infeasible
             refused += 1

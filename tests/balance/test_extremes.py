@@ -1,4 +1,4 @@
-"""Random networks of every kind that can go wrong, against exact rational arithmetic: nothing tolerated but rounding."""
+"""Random networks of every kind that can go wrong, against exact rational arithmetic: only rounding is tolerated."""
 
 from __future__ import annotations
 

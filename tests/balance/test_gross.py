@@ -296,6 +296,8 @@ def test_nodal_test_and_limits():
     ("options", "message"),
     [
         ({"alpha": 0.0}, "alpha must be between 0 and 1"),
+        ({"alpha": "few"}, "alpha must be between 0 and 1, got 'few'"),
+        ({"at_most": 0}, "at_most must be at least 1, got 0"),
         ({"hypotheses": "bias"}, "hypotheses must be"),
         ({"hypotheses": ()}, "hypotheses must be"),
         ({"hypotheses": ("theft",)}, "hypotheses must be"),
