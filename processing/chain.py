@@ -1,21 +1,22 @@
 """The whole chain of one window: readings to results and events, without a clock, a socket or a database.
 
-    readings ──► silent, stuck ──► estimate ──► biased ──► exchanges ──► mismatch, quality ──► WindowResult
-                 (out of the       of the       (estimate
-                  balances)        state         again without it)
+    readings ──► silent, stuck ──► estimate ──► biased, leaking ──► exchanges ──► mismatch, quality ──► WindowResult
+                 (out of the       of the       (estimate again
+                  balances)        state         without them)
 
 The live cycle (cycle.py) and replay (replay.py) are both this, so their results are the same, bit for bit: what a
 window gives depends on its readings, on those before it as far as delays and holding reach, and on the state that
 `Chain.as_json` writes.
 
 Here: the order of the parts, and what a detector's verdict means for the balances. A meter that is silent has no
-value; one that is stuck or named as biased is left out while that lasts, and the event says so. The main path enters
-at `Chain.run`, window after window in order; `Chain.revise` computes a past window again when readings came late.
+value; one that is stuck or named as biased is left out while that lasts, a leaking node has no balances while it leaks,
+and the event says so, with what it means for settlement. The main path enters at `Chain.run`, window after window in
+order; `Chain.revise` computes a past window again when readings came late.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,13 +24,14 @@ import numpy as np
 
 from park.model import Park
 from processing.detect.events import Change, Opened
-from processing.detect.meter_bias import BiasedMeters
+from processing.detect.gross_errors import GrossErrors
 from processing.detect.meter_silent import Presence, SilentMeters
 from processing.detect.meter_stuck import StuckMeters
 from processing.detect.quality_deviation import QualityLimits
+from processing.detect.suspicion import LEAK
 from processing.detect.volume_mismatch import Mismatches
 from processing.estimate import Estimate, Estimator
-from processing.exchanges import ExchangeFlow, ExchangeTable
+from processing.exchanges import ExchangeFlow, ExchangeTable, compared
 from processing.meters import Bools
 from processing.observation import Observation
 from processing.results import Reporter, Rows
@@ -51,11 +53,13 @@ class WindowResult:
     rows
         Flows, balances of nodes, meters.
     exchanges
-        Every exchange, and whether it was as agreed.
+        Every exchange, and whether it was as agreed; None where nothing is known of it.
     changes
         Events that began or ended; none of a revision.
     taken_out
         Meters left out of the balances.
+    leaking
+        Leaks that leave balances open, each as node and quantity.
     global_test, degrees_of_freedom
         Of the reconciliation; None where there was none.
     """
@@ -65,11 +69,37 @@ class WindowResult:
     readings: int
     last_source_time_us: int | None
     rows: Rows
-    exchanges: tuple[tuple[ExchangeFlow, bool], ...]
+    exchanges: tuple[tuple[ExchangeFlow, bool | None], ...]
     changes: tuple[Change, ...]
     taken_out: tuple[str, ...]
+    leaking: tuple[str, ...]
     global_test: float | None
     degrees_of_freedom: int | None
+
+
+@dataclass(frozen=True)
+class Past:
+    """What stood against meters, nodes and exchanges in a window.
+
+    Attributes
+    ----------
+    taken_out
+        Meters left out of the balances.
+    suspects
+        Meters named as biased; they are in what was measured all the same.
+    leaking
+        Leaks that leave balances open, each as node and quantity.
+    deviating
+        Exchanges outside their agreement.
+    """
+
+    taken_out: tuple[str, ...] = ()
+    suspects: tuple[str, ...] = ()
+    leaking: tuple[str, ...] = ()
+    deviating: frozenset[str] = frozenset()
+
+
+NOTHING = Past()
 
 
 class Chain:
@@ -89,7 +119,7 @@ class Chain:
         self.table = self.estimator.table
         self._reporter, self._exchanges = Reporter(self.estimator), ExchangeTable(self.estimator)
         self._silent, self._stuck = SilentMeters(park, self.table), StuckMeters(park, self.table)
-        self._biased = BiasedMeters(park, self.estimator.plan)
+        self._errors = GrossErrors(park, self.estimator.plan)
         self._mismatches, self._limits = Mismatches(park), QualityLimits(park)
 
     @property
@@ -113,71 +143,87 @@ class Chain:
         changes = self._silent.step(presence)
         changes += self._stuck.step(readings.between(start_us, end_us))
         dumb = self._silent.flagged | self._stuck.flagged
-        estimate = self.estimator.estimate(readings, start_us, end_us, dumb | self._biased.flagged)
-        named = self._biased.step(estimate, dumb | self._stuck.pausing)
-        seen = self._seen(estimate, dumb)
+        estimate = self._estimate(readings, start_us, end_us, dumb)
+        named = self._errors.step(estimate, dumb | self._stuck.pausing)
         if any(isinstance(change, Opened) for change in named):
-            within = self._exchanges.flows(estimate, seen)
-            estimate = self.estimator.estimate(readings, start_us, end_us, dumb | self._biased.flagged)
-            seen = self._seen(estimate, dumb)
-            named = [self._weighed(c, within, self._exchanges.flows(estimate, seen)) for c in named]
+            named = [self._weighed(c, readings, estimate, dumb) for c in named]
+            estimate = self._estimate(readings, start_us, end_us, dumb)
         changes += named
+        seen = self._seen(estimate, dumb, self._errors.taken_out)
         flows = self._exchanges.flows(estimate, seen)
         changes += self._mismatches.step(start_us, end_us, flows)
         n = len(self.table)
-        changes += self._limits.step(start_us, end_us, estimate.means.value[:n], ~(dumb | self._biased.flagged))
-        return self._result(readings, estimate, seen, flows, tuple(changes))
+        changes += self._limits.step(start_us, end_us, estimate.means.value[:n], ~(dumb | self._errors.taken_out))
+        return self._result(readings, estimate, seen, flows, self._found(estimate), tuple(changes))
 
-    def revise(self, readings: Readings, start_us: int, end_us: int, taken_out: Iterable[str]) -> WindowResult:
-        """Compute a past window again, with the meters left out that were left out then; events stay as they are."""
+    def revise(self, readings: Readings, start_us: int, end_us: int, past: Past = NOTHING) -> WindowResult:
+        """Compute a past window again, with `past` as it was found then; events stay as they are."""
         readings = readings.in_force(self.table)
-        out = np.isin(np.array(self.table.ids), list(taken_out))
-        estimate = self.estimator.estimate(readings, start_us, end_us, out)
-        return self._result(
-            readings, estimate, estimate.observation, self._exchanges.flows(estimate, estimate.observation), ())
+        ids = np.array(self.table.ids)
+        out, suspects = np.isin(ids, list(past.taken_out)), np.isin(ids, list(past.suspects))
+        estimate = self.estimator.estimate(readings, start_us, end_us, out, self._errors.rows_of(past.leaking))
+        seen = self._seen(estimate, out & ~suspects, suspects)
+        flows = self._exchanges.flows(estimate, seen)
+        return self._result(readings, estimate, seen, flows, past)
 
-    def _seen(self, estimate: Estimate, dumb: Bools) -> Observation:
-        """Return what the meters say with the biased among them."""
-        if not self._biased.flagged.any():
+    def _estimate(self, readings: Readings, start_us: int, end_us: int, dumb: Bools) -> Estimate:
+        """Estimate a window without what is silent, stuck, biased or leaking now."""
+        errors = self._errors
+        return self.estimator.estimate(
+            readings, start_us, end_us, dumb | errors.taken_out, errors.rows_of(errors.leaking))
+
+    def _seen(self, estimate: Estimate, dumb: Bools, suspects: Bools) -> Observation:
+        """Return what the meters say with the suspects among them."""
+        if not suspects.any():
             return estimate.observation
         return self.estimator.plan.observe(
             estimate.means, ~dumb[self.estimator.plan.slots.meter], estimate.expected)
 
-    def _weighed(
-        self, change: Change, within: tuple[ExchangeFlow, ...], without: tuple[ExchangeFlow, ...]
-    ) -> Change:
-        """Add to the naming of a meter what its exchanges amount to with and without it."""
+    def _weighed(self, change: Change, readings: Readings, within: Estimate, dumb: Bools) -> Change:
+        """Add to a gross error what the exchanges amount to, and would settle, with it in the balances and without."""
         if not isinstance(change, Opened):
             return change
-        streams = set(self.park.meter[change.subject].signed_streams)
-        amounts = {
-            w.exchange: {"unit": w.unit, "with": w.reconciled, "with_u95": w.reconciled_u95,
-                         "without": o.reconciled, "without_u95": o.reconciled_u95}
-            for x, w, o in zip(self.park.exchanges, within, without, strict=True)
-            if streams & set(x.signed_streams)}
-        return replace(change, evidence={**change.evidence, "exchanges": amounts})
+        out, leaking = dumb | self._errors.taken_out, set(self._errors.leaking)
+        if change.kind == LEAK:
+            around = {s.id for s in self.park.streams if change.subject in (s.from_node, s.to_node)}
+        else:
+            around = set(self.park.meter[change.subject].signed_streams)
+            out = out | (np.array(self.table.ids) == change.subject)
+        without = self.estimator.estimate(
+            readings, within.start_us, within.end_us, out, self._errors.rows_of(tuple(leaking)))
+        pairs = zip(self.park.exchanges, self._exchanges.flows(within, self._seen(within, dumb, out)),
+                    self._exchanges.flows(without, without.observation), strict=True)
+        return replace(change, evidence={**change.evidence, "exchanges": {
+            x.id: compared(x, w, o) for x, w, o in pairs if around & set(x.signed_streams)}})
+
+    def _found(self, estimate: Estimate) -> Past:
+        """Return what stands against meters, nodes and exchanges now."""
+        n = len(self.table)
+        out = ~estimate.believed[:n] & ~np.isnan(estimate.means.value[:n])
+        out |= self._silent.flagged | self._stuck.flagged | self._errors.taken_out
+        ids = self.table.ids
+        return Past(
+            tuple(ids[m] for m in np.flatnonzero(out)), tuple(ids[m] for m in np.flatnonzero(self._errors.flagged)),
+            self._errors.leaking, self._mismatches.open_exchanges | self._limits.open_exchanges)
 
     def _result(
-        self, readings: Readings, estimate: Estimate, seen: Observation, flows: tuple[ExchangeFlow, ...],
-        changes: tuple[Change, ...],
+        self, readings: Readings, estimate: Estimate, seen: Observation, flows: tuple[ExchangeFlow, ...], found: Past,
+        changes: tuple[Change, ...] = (),
     ) -> WindowResult:
         inside = readings.between(estimate.start_us, estimate.end_us)
         times = inside.time_us[inside.quality != BAD]
-        out = ~estimate.believed[: len(self.table)] & ~np.isnan(estimate.means.value[: len(self.table)])
-        out |= self._silent.flagged | self._stuck.flagged | self._biased.flagged
-        rows = self._reporter.rows(estimate, seen, self._biased.flagged)
-        deviating = self._mismatches.open_exchanges | self._limits.open_exchanges
+        suspects = np.isin(np.array(self.table.ids), list(found.suspects))
         solved = estimate.converged and bool(estimate.degrees_of_freedom)
         return WindowResult(
-            estimate.start_us, estimate.end_us, len(times), int(times.max()) if times.size else None, rows,
-            tuple((flow, flow.exchange not in deviating) for flow in flows), changes,
-            tuple(self.table.ids[m] for m in np.flatnonzero(out)),
+            estimate.start_us, estimate.end_us, len(times), int(times.max()) if times.size else None,
+            self._reporter.rows(estimate, seen, suspects), in_agreement(flows, found.deviating), changes,
+            found.taken_out, found.leaking,
             estimate.global_test if solved else None, estimate.degrees_of_freedom if solved else None)
 
     # -- state ----------------------------------------------------------------------------------------------------
 
     def _parts(self) -> dict[str, Any]:
-        return {"meter_silent": self._silent, "meter_stuck": self._stuck, "meter_bias": self._biased,
+        return {"meter_silent": self._silent, "meter_stuck": self._stuck, "gross_errors": self._errors,
                 "volume_mismatch": self._mismatches, "quality_deviation": self._limits}
 
     def as_json(self) -> dict[str, object]:
@@ -189,3 +235,10 @@ class Chain:
         for name, part in self._parts().items():
             if name in stored:
                 part.restore(stored[name])
+
+
+def in_agreement(
+    flows: Iterable[ExchangeFlow], deviating: Collection[str]
+) -> tuple[tuple[ExchangeFlow, bool | None], ...]:
+    """Return each exchange with whether it is as agreed: not if it deviates; None where nothing is known of it."""
+    return tuple((flow, False if flow.exchange in deviating else True if flow.is_known else None) for flow in flows)

@@ -29,7 +29,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import psycopg
@@ -42,7 +42,7 @@ from park.store import Arrival, ArrivalListener, arrivals_after, connect, read_w
 from park.store.completeness import read_marks
 from processing import results_store
 from processing.attendance import NEVER, Attendance, Gap
-from processing.chain import Chain, WindowResult
+from processing.chain import NOTHING, Chain, WindowResult
 from processing.estimate import Estimator
 from processing.meters import Averaging, Bools, Ints
 from processing.results_store import ClosedBy, Stamp
@@ -435,10 +435,7 @@ class _Session:
             batch = read_window(self._conn, self._table.ids, window - self._reach, end)
         readings = Readings.of(
             len(self._table), batch.meter, batch.source_us, batch.value, qualities_of(batch.status))
-        result = self._chain.revise(readings, window, end, before.taken_out if before else ())
-        if before is not None:
-            agreed = tuple((flow, flow.exchange not in before.out_of_agreement) for flow, _ in result.exchanges)
-            result = replace(result, exchanges=agreed, taken_out=before.taken_out)
+        result = self._chain.revise(readings, window, end, before.found if before else NOTHING)
         self._commit(result, Stamp(
             "revised", self._now_us(), before.revision + 1 if before else 0, self._version))
 

@@ -4,40 +4,32 @@
                              std at plain means        std at the first estimate
 
 Here: that, and which variables the balances check (`status`). Not here: averages (window.py), what meters say
-(observation.py), equations (equations.py), least squares (balance/), the rows that are stored (results.py). The main
-path enters at `Estimator.estimate`.
+(observation.py), equations (equations.py), least squares (solving.py, balance/), the rows that are stored (results.py).
+The main path enters at `Estimator.estimate`.
 """
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from park.model import Park
-from processing.balance import BalanceError, NonlinearResult, classify, reconcile_nonlinear
+from processing.balance import NonlinearResult, classify
 from processing.equations import NONE, End, Equations
 from processing.meters import ALWAYS_US, Bools, Floats, Ints, MeterArrays, instant_us
 from processing.observation import Observation
 from processing.placement import plan_of
+from processing.solving import Balances
 from processing.window import Means, Readings, Slots, average
 
-log = logging.getLogger(__name__)
-
-TOLERANCE = 1e-7
-"""Steps below this share of the std end the search; the last one leaves balances open by about its square."""
-
-FIRST_ITERATIONS, ITERATIONS = 2, 30
-"""Linearisations at most. The first estimate only says at which flow std are taken, and two bring it within a small
-part of them; where it is worse, weights are a little less than best, and nothing else."""
+FIRST_ITERATIONS = 2
+"""Linearisations at most of the first estimate, which only says at which flow std are taken: two bring it within a
+small part of them; where it is worse, weights are a little less than best, and nothing else."""
 
 VARIANCE_FLOOR = 0.1
 """VDI 2048: an adjustment's variance counts as at least a tenth of the meter's, so that meters which hardly anything
 checks are not accused by rounding."""
-
-BOUND_ROUNDS, LEAVES = 5, 1e-9
-"""Rounds in which variables are held at their bounds, and by how much of its typical size one must leave them."""
 
 REDUNDANT_FROM = 1e-6
 """A meter whose adjustment has less than this share of its variance is checked by nothing."""
@@ -73,7 +65,7 @@ class Estimate:
     status
         Of every variable.
     residual, throughput
-        Of every row of the equations, shape (n_rows,) [unit of the row].
+        Of every row of the equations, shape (n_rows,) [unit of the row]; rows of leaking nodes are open.
     statistic
         Measurement test of every slot, shape (n_slots,): standard normal where all is well; NaN where nothing checks.
     global_test, degrees_of_freedom
@@ -84,6 +76,10 @@ class Estimate:
         The variables at which variances were taken, shape (n_variables,); never NaN.
     absent
         Streams that are not in force in the window, bool, shape (n_streams,); None where all are.
+    found
+        The reconciliation itself; None where there was none.
+    rows
+        Rows of the equations that held, shape (n_kept,): all but those of leaking nodes.
     """
 
     start_us: int
@@ -102,6 +98,8 @@ class Estimate:
     converged: bool
     expected: Floats
     absent: Bools | None = None
+    found: NonlinearResult | None = None
+    rows: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @property
     def std(self) -> Floats:
@@ -140,7 +138,10 @@ class Estimator:
             slots = plan.shifted(flow, unshifted.density)
         return average(readings, self.table, slots, start_us, end_us)
 
-    def estimate(self, readings: Readings, start_us: int, end_us: int, taken_out: Bools | None = None) -> Estimate:
+    def estimate(
+        self, readings: Readings, start_us: int, end_us: int, taken_out: Bools | None = None,
+        leaking: Bools | None = None,
+    ) -> Estimate:
         """Estimate the state in one window.
 
         Parameters
@@ -151,6 +152,8 @@ class Estimator:
             The window [us since 1970 UTC].
         taken_out
             Meters that are not believed, bool, shape (n_meters,).
+        leaking
+            Rows of the equations that do not hold, bool, shape (n_rows,): balances of nodes that leak.
 
         Returns
         -------
@@ -161,14 +164,14 @@ class Estimator:
         believed = ~out[self.plan.slots.meter] & ~np.isnan(means.value)
         absent = self._absent(start_us, end_us)
         believed &= ~np.isin(self.plan.slot_variable, self.equations.flow[absent])
+        rows = np.flatnonzero(~leaking) if leaking is not None else np.arange(len(self.equations.linear))
+        balances = Balances(self.equations, self._bound, self._limits, rows)
         first = self._without(self.plan.observe(means, believed), absent)
         start = self._start(first)
-        rough = self._reconcile(first, start, FIRST_ITERATIONS)
-        at = start if rough is None else self._full(rough.point, start)
+        rough = balances.reconcile(first, start, FIRST_ITERATIONS)
+        at = start if rough is None else balances.full(rough.point, start)
         second = self._without(self.plan.observe(means, believed, at), absent)
-        found = self._reconcile(second, at, ITERATIONS)
-        found = found if found is not None and found.converged else None
-        estimate = self._estimate((start_us, end_us), means, believed, second, found, at)
+        estimate = self._estimate((start_us, end_us), means, believed, second, balances, at)
         return replace(estimate, absent=absent) if absent.any() else estimate
 
     def _absent(self, start_us: int, end_us: int) -> Bools:
@@ -192,65 +195,6 @@ class Estimator:
         n = len(self.table)
         nothing = Readings.of(n, np.arange(n), np.zeros(n), np.full(n, np.nan))
         self.estimate(nothing, 0, round(self.park.park.window_s * 1e6))
-
-    # -- reconciliation -------------------------------------------------------------------------------------------
-
-    def _reconcile(self, said: Observation, start: Floats, iterations: int) -> NonlinearResult | None:
-        """Reconcile the variables that equations hold; None where that has no answer."""
-        bound = self._bound
-        return self._solve(said, said.measured[bound], np.sqrt(said.variance[bound]), start, iterations)
-
-    def _solve(
-        self, said: Observation, measured: Floats, std: Floats, start: Floats, iterations: int
-    ) -> NonlinearResult | None:
-        equations, bound = self.equations, self._bound
-        if not bound.size:
-            return None
-        linear = equations.with_delays(said.delay_factor)
-        x = start.copy()
-
-        def residual(part: Floats) -> Floats:
-            x[bound] = part
-            return equations.residual(linear, x)
-
-        def jacobian(part: Floats) -> Floats:
-            x[bound] = part
-            return equations.jacobian(linear, x)[:, bound]
-
-        try:
-            return reconcile_nonlinear(
-                residual, jacobian, measured, std, start=start[bound], tolerance=TOLERANCE, max_iterations=iterations)
-        except BalanceError as error:
-            log.debug("no reconciliation: %s", error)
-            return None
-
-    def _within_limits(self, said: Observation, found: NonlinearResult, start: Floats) -> NonlinearResult:
-        """Hold what has left its bounds at them, and reconcile the rest; as found where that has no answer.
-
-        What was held stays held: a flow that would have to come back from its bound has moved by less than its std.
-        """
-        bound = self._bound
-        low, high = (limit[bound] for limit in self._limits)
-        measured, std = said.measured[bound].copy(), np.sqrt(said.variance[bound])
-        inside = found
-        for _ in range(BOUND_ROUNDS):
-            value = inside.reconciled
-            slack = LEAVES * np.maximum(abs(self.equations.scale[bound]), 1e-12)
-            below, above = value < low - slack, value > high + slack
-            if not (below | above).any():
-                break
-            measured[below], measured[above] = low[below], high[above]
-            std[below | above] = 0.0
-            again = self._solve(said, measured, std, self._full(inside.point, start), ITERATIONS)
-            if again is None or not again.converged:
-                break
-            inside = again
-        return inside
-
-    def _full(self, part: Floats, rest: Floats) -> Floats:
-        full = rest.copy()
-        full[self._bound] = part
-        return full
 
     def _start(self, said: Observation) -> Floats:
         """Where the search starts: as measured, else as the stream's other end, else the typical size."""
@@ -282,27 +226,29 @@ class Estimator:
     # -- what comes of it -----------------------------------------------------------------------------------------
 
     def _estimate(
-        self, window_us: tuple[int, int], means: Means, believed: Bools, said: Observation,
-        found: NonlinearResult | None, expected: Floats,
+        self, window_us: tuple[int, int], means: Means, believed: Bools, said: Observation, balances: Balances,
+        expected: Floats,
     ) -> Estimate:
         """Put a reconciliation together with what no equation holds."""
         equations, bound = self.equations, self._bound
+        found = balances.reconcile(said, expected)
+        found = found if found is not None and found.converged else None
         values = np.where(equations.bound, np.nan, said.measured)
         covariance = np.diag(np.where(equations.bound, np.nan, said.variance))
         residual = np.full(len(equations.linear), np.nan)
         throughput, test, dof = residual.copy(), np.nan, 0
         if found is not None:
-            inside = self._within_limits(said, found, expected)
+            inside = balances.within_limits(said, found, expected)
             values[bound] = inside.reconciled
             covariance[np.ix_(bound, bound)] = found.covariance()       # before anything was held at a bound
             linear = equations.with_delays(said.delay_factor)
-            point = self._full(inside.point, np.nan_to_num(values))
+            point = balances.full(inside.point, np.nan_to_num(values))
             residual, throughput = equations.residual(linear, point), equations.throughput(linear, point)
             test, dof = float(found.global_test), int(found.degrees_of_freedom)
         return Estimate(
-            *window_us, means, said, believed, values, covariance, self._status(said, believed), residual,
-            throughput, self._statistics(said, believed, values, covariance), test, dof,
-            found is not None or not bound.size, expected)
+            *window_us, means, said, believed, values, covariance, self._status(said, believed, balances.rows),
+            residual, throughput, self._statistics(said, believed, values, covariance), test, dof,
+            found is not None or not bound.size, expected, found=found, rows=balances.rows)
 
     def _statistics(self, said: Observation, believed: Bools, values: Floats, covariance: Floats) -> Floats:
         """Measurement test of every slot: a meter in the balances against its adjustment, one outside against them."""
@@ -314,8 +260,8 @@ class Estimator:
         spread = np.maximum(spread, VARIANCE_FLOOR * own)
         return np.where(checked, off / np.sqrt(np.where(checked, spread, 1.0)), np.nan)
 
-    def _status(self, said: Observation, believed: Bools) -> Status:
-        """Classify the variables by which meters are present; each pattern once.
+    def _status(self, said: Observation, believed: Bools, rows: Ints | None = None) -> Status:
+        """Classify the variables by which meters are present and which rows hold (all by default); each pattern once.
 
         Ranks are taken at a made-up point, so that a stream that stands still counts like one that flows. What a
         sender's own meters said earlier is not what checks them, so a delay's change counts as known, and the
@@ -329,19 +275,20 @@ class Estimator:
         own[variable[believed[:meters] & (variable != NONE) & ~np.isnan(said.slot_value[:meters])]] = True
         for delay in equations.delays:
             measured[delay.sender], measured[delay.departed] = own[delay.sender], own[delay.departed]
-        key = np.packbits(measured).tobytes()
+        held = np.arange(len(equations.linear)) if rows is None else rows
+        key = np.packbits(measured).tobytes() + held.tobytes()
         if key not in self._statuses:
-            self._statuses[key] = self._classified(measured)
+            self._statuses[key] = self._classified(measured, held)
         return self._statuses[key]
 
-    def _classified(self, measured: Bools) -> Status:
+    def _classified(self, measured: Bools, rows: Ints) -> Status:
         bound, equations = self._bound, self.equations
         redundant, observable = np.zeros_like(measured), measured.copy()
         if bound.size:
             size = np.where(equations.scale == 0.0, 1.0, abs(equations.scale))
             point = size * np.random.default_rng(1).uniform(0.5, 1.5, len(size))
             linear = equations.with_delays(np.ones(len(equations.delays)))
-            classes = classify(equations.jacobian(linear, point)[:, bound], measured[bound])
+            classes = classify(equations.jacobian(linear, point)[np.ix_(rows, bound)], measured[bound])
             redundant[bound], observable[bound] = classes.redundant, classes.observable
         return Status(measured, redundant, observable)
 

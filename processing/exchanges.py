@@ -17,6 +17,7 @@ import numpy as np
 
 from park.model import Exchange, Park, Side
 from park.properties import reference_enthalpy
+from park.units import from_si
 from processing.equations import HEAT_QUANTITIES, NONE, End, Equations
 from processing.estimate import Estimate, Estimator
 from processing.meters import Floats, Variances
@@ -24,6 +25,7 @@ from processing.observation import Observation, Plan, combine
 
 UNITS = {"mass": "kg/s", "volume": "m3/s", "energy": "kW"}
 TOTALS = {"mass_flow": "mass", "mass_total": "mass", "volume_flow": "volume", "volume_total": "volume"}
+HOUR_S = 3600.0
 U95 = 1.96
 """Half-width of the 95 % interval in std (VDI 2048)."""
 
@@ -53,6 +55,11 @@ class ExchangeFlow:
     reconciled_u95: float | None
     difference: float | None
     difference_std: float | None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether anybody says anything of it."""
+        return any(value is not None for value in (self.sender, self.receiver, self.reconciled))
 
 
 @dataclass(frozen=True)
@@ -310,6 +317,29 @@ class _Settled:
         delayed = variables[End.DEPARTED] != variables[End.SENDER]
         point = sender_point + int(End.DEPARTED) if delayed else sender_point
         return float(seen.points.value[point]), float(seen.points.variance[point])
+
+
+def compared(exchange: Exchange, within: ExchangeFlow, without: ExchangeFlow) -> dict[str, object]:
+    """Return what an exchange amounts to, and would settle in an hour, with a suspect in the balances and without.
+
+    `with` and `without` are reconciled, in the unit of flow; `settled_` are by the end that the agreement settles on
+    first, as an hour at this rate, in the exchange's unit and, where there is a price, in the park's currency.
+    """
+    told: dict[str, object] = {
+        "unit": within.unit, "with": within.reconciled, "with_u95": within.reconciled_u95,
+        "without": without.reconciled, "without_u95": without.reconciled_u95, "settled_unit": exchange.unit}
+    price = exchange.agreement.price
+    for name, flow in (("with", within), ("without", without)):
+        by = next((end for end in exchange.agreement.settle_on if getattr(flow, end) is not None), None)
+        told[f"settled_by_{name}"] = by
+        if by is None:
+            told[f"settled_an_hour_{name}"] = told[f"settled_an_hour_{name}_u95"] = None
+            continue
+        told[f"settled_an_hour_{name}"] = from_si(getattr(flow, by) * HOUR_S, exchange.unit)
+        told[f"settled_an_hour_{name}_u95"] = from_si(getattr(flow, f"{by}_u95") * HOUR_S, exchange.unit)
+        if price is not None:
+            told[f"price_an_hour_{name}"] = price.value * from_si(getattr(flow, by) * HOUR_S, price.per)
+    return told
 
 
 def _times(first: Amount, second: Amount) -> Amount:

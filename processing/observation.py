@@ -92,11 +92,17 @@ class Observation:
         Of each point, shape (n_points,): that of its best covered meter.
     measured, variance
         Every variable, shape (n_variables,); NaN where unmeasured. Declared losses and closures count as measured.
+    noise, drift
+        What of the variance changes from one window to the next, shape (n_variables,): independently (the meters'
+        random errors; of the change over a delay those of the meters now, since those then are in what departed),
+        and at a pace that nobody declares (closures, what an unmetered delay may change).
     delay_factor
         k of each delay, shape (n_delays,).
     slot_value, slot_variance, slope
         Every slot: its reading in the unit of its variable, its variance, and how much the variable moves with the
         reading, shape (n_slots,); NaN where it says nothing of a variable.
+    slot_noise
+        What of `slot_variance` changes independently from one window to the next, shape (n_slots,).
     states
         Water and steam at every thermodynamic point (as enthalpy points).
     temperature
@@ -110,10 +116,13 @@ class Observation:
     coverage: Floats
     measured: Floats
     variance: Floats
+    noise: Floats
+    drift: Floats
     delay_factor: Floats
     slot_value: Floats
     slot_variance: Floats
     slope: Floats
+    slot_noise: Floats
     states: States
     temperature: Floats
     density: Floats
@@ -199,8 +208,8 @@ class Plan:
         block = 2 + list(self.equations.component).index(name)
         return (block * self.n_streams + stream) * 3 + int(end)
 
-    def carry(self, said: Observation, offsets: Floats) -> Floats:
-        """Return what offsets of the meters do to the measured variables: the linear part of `observe`.
+    def carry(self, said: Observation, offsets: Floats, declared: Floats) -> Floats:
+        """Return what offsets of the meters and of what is declared do to the variables: the linear part of `observe`.
 
         Parameters
         ----------
@@ -208,6 +217,8 @@ class Plan:
             A window's observation, for its weights.
         offsets
             Of every slot, in the unit of its variable, shape (n_slots,).
+        declared
+            Of every entry of `declared`, in the unit of its variable, shape (n_declared,).
 
         Returns
         -------
@@ -221,12 +232,29 @@ class Plan:
         known = np.flatnonzero(~np.isnan(said.points.value) & (self.point_variable != NONE))
         variables = _weighted(
             self.point_variable[known], at_points[known], said.points.variance[known], self.equations.n_variables)
+        alone = ~np.isin(self.declared_variable, self.point_variable[known])
+        variables[self.declared_variable[alone]] = declared[alone]
         for d, delay in enumerate(self.equations.delays):
             now, then = self.delay_points[delay.sender, delay.departed]
             if np.isnan(said.measured[delay.sender]) and not np.isnan(said.points.value[[now, then]]).any():
                 variables[delay.change] = at_points[now] - said.delay_factor[d] * at_points[then]
                 variables[delay.sender] = 0.0
         return variables
+
+    @cached_property
+    def declared_variable(self) -> Ints:
+        """Variables of `declared`, shape (n_declared,)."""
+        return np.array([variable for variable, _, _ in self.declared], dtype=np.int64)
+
+    @cached_property
+    def closures(self) -> frozenset[int]:
+        """Variables that say what a node takes up or gives back in a window: no constant error, like a loss's."""
+        return frozenset(row.closure for row in self.equations.nodes if row.closure != NONE)
+
+    @cached_property
+    def declared_std(self) -> Floats:
+        """Std of `declared`, shape (n_declared,) [unit of the variable]."""
+        return np.array([std for _, _, std in self.declared], dtype=np.float64)
 
     @cached_property
     def _slot_points(self) -> tuple[Ints, Ints]:
@@ -294,6 +322,7 @@ class _Window:
         self.plan, self.means, self.usable, self.estimate = plan, means, usable, estimate
         n = len(plan.slots)
         self.slot_value, self.slot_variance, self.slope = np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan)
+        self.slot_noise = np.full(n, np.nan)
         self.n_points = len(plan.point_variable)
 
     def observation(self) -> Observation:
@@ -305,8 +334,8 @@ class _Window:
             (enthalpies.random, flows.random))))
         measured, variance, k = self._variables(points)
         return Observation(
-            self.usable, points, self._coverage(), measured, variance, k, self.slot_value, self.slot_variance,
-            self.slope, self.states, self.temperature.value, self.density)
+            self.usable, points, self._coverage(), measured, variance, self.noise, self.drift, k, self.slot_value,
+            self.slot_variance, self.slope, self.slot_noise, self.states, self.temperature.value, self.density)
 
     # -- temperature, pressure, enthalpy --------------------------------------------------------------------------
 
@@ -327,7 +356,7 @@ class _Window:
         by_t, by_p, by_x = at.by_temperature, np.where(wet, 0.0, at.by_pressure), at.by_dryness
         shared = by_p**2 * self.pressure.systematic + (by_x * thermo.dryness_std) ** 2
         shared_random = by_p**2 * self.pressure.random
-        self._tell_slots(shared + shared_random)
+        self._tell_slots(shared, shared_random)
         value = np.full(self.n_points, np.nan)
         systematic, random = value.copy(), value.copy()
         here = slice(self.plan.n_streams * 3, self.plan.n_streams * 6)
@@ -412,7 +441,7 @@ class _Window:
         self.density_variance = (
             self.states.density_by_temperature**2 * spread + by_p**2 * self.pressure.variance)
 
-    def _tell_slots(self, shared: Floats) -> None:
+    def _tell_slots(self, shared: Floats, shared_random: Floats) -> None:
         """Note what each temperature meter says of its enthalpy."""
         slot, point = self.plan.thermo.temperature_slot, self.plan.thermo.temperature_point
         slope = self.states.by_temperature[point]
@@ -420,7 +449,9 @@ class _Window:
         self.slope[slot] = slope
         self.slot_value[slot] = (
             self.states.enthalpy[point] - self.plan.reference + slope * (value - self.temperature.value[point]))
-        self.slot_variance[slot] = slope**2 * self._variances(slot, value).total + shared[point]
+        own = self._variances(slot, value)
+        self.slot_noise[slot] = slope**2 * own.random + shared_random[point]
+        self.slot_variance[slot] = slope**2 * own.systematic + shared[point] + self.slot_noise[slot]
 
     # -- flows, fractions, hold-up, sums --------------------------------------------------------------------------
 
@@ -443,7 +474,7 @@ class _Window:
             own.random * factor**2)
         usable = self.usable[direct.slot] & ~np.isnan(value)
         self.slot_value[direct.slot], self.slope[direct.slot] = value, factor
-        self.slot_variance[direct.slot] = variances.total
+        self.slot_variance[direct.slot], self.slot_noise[direct.slot] = variances.total, variances.random
         return combine(direct.point, value, variances, usable, self.n_points)
 
     def _expected(self, direct: Direct, value: Floats) -> Floats:
@@ -470,9 +501,11 @@ class _Window:
         variable = np.where(plan.point_variable == NONE, 0, plan.point_variable)
         merged = combine(variable, points.value, Variances(points.systematic, points.random), known, n)
         measured, variance = merged.value, merged.variance
+        self.noise, self.drift = np.nan_to_num(merged.random), np.zeros(n)
         for which, value, std in plan.declared:
             if np.isnan(measured[which]):
                 measured[which], variance[which] = value, std**2
+                self.drift[which] = std**2 if which in plan.closures else 0.0
         self._limit_losses(measured, variance)
         k = np.ones(len(equations.delays))
         for d, delay in enumerate(equations.delays):
@@ -482,12 +515,13 @@ class _Window:
                 k[d] = covariance / points.variance[then]
                 measured[delay.change] = points.value[now] - k[d] * points.value[then]
                 variance[delay.change] = points.variance[now] - covariance * k[d]
+                self.noise[delay.change] = points.random[now]
                 measured[delay.sender] = variance[delay.sender] = np.nan
             else:
                 size = measured[delay.sender] if now is not None else measured[delay.departed]
                 size = size if np.isfinite(size) else equations.scale[delay.sender]
                 measured[delay.change] = 0.0
-                variance[delay.change] = np.square(PERSISTENCE_U95 * STD_PER_U95 * size)
+                variance[delay.change] = self.drift[delay.change] = np.square(PERSISTENCE_U95 * STD_PER_U95 * size)
         return measured, variance, k
 
     def _limit_losses(self, measured: Floats, variance: Floats) -> None:

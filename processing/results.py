@@ -313,8 +313,9 @@ class _NodeTable:
                      for head, *row in zip(self._heads, *map(_nones, columns), strict=True))
 
     def worst(self, estimate: Estimate) -> float | None:
-        """Return the largest imbalance of the reconciled balances, relative to half of what passes the node."""
-        open_, passing = abs(estimate.residual[self._rows]), 0.5 * estimate.throughput[self._rows]
+        """Return the largest imbalance of the balances that hold, relative to half of what passes the node."""
+        held = self._rows[np.isin(self._rows, estimate.rows)]
+        open_, passing = abs(estimate.residual[held]), 0.5 * estimate.throughput[held]
         relative = open_[passing > 0] / passing[passing > 0]
         return None if not relative.size or np.isnan(relative).any() else float(relative.max())
 

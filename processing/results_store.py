@@ -17,7 +17,7 @@ from psycopg.types.json import Jsonb
 
 from park.model import Park
 from processing.attendance import Gap
-from processing.chain import WindowResult
+from processing.chain import Past, WindowResult
 from processing.detect.events import Change, Opened
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -46,8 +46,9 @@ _EXCHANGE_TYPES = ["timestamptz", "text", "text", *["float8"] * 6, "bool", "int8
 
 _WINDOW = """
     insert into balance_window (window_start, window_end, closed_by, readings, last_source_time, computed_at, revision,
-                                park_version, global_test, degrees_of_freedom, max_relative_imbalance, taken_out)
-    values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
+                                park_version, global_test, degrees_of_freedom, max_relative_imbalance, taken_out,
+                                leaking)
+    values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
 
 _OPEN_EVENT = """
     insert into event (kind, subject, aspect, started_at, severity, state, value, limit_value, message, evidence,
@@ -91,9 +92,7 @@ class Earlier:
     """What is stored of a past window."""
 
     revision: int
-    readings: int
-    taken_out: tuple[str, ...]
-    out_of_agreement: frozenset[str]
+    found: Past
 
 
 def instant(us: int) -> datetime:
@@ -115,7 +114,7 @@ def write_window(conn: psycopg.Connection, result: WindowResult, stamp: Stamp) -
     conn.execute(_WINDOW, [
         start, instant(result.end_us), stamp.closed_by, result.readings, last, instant(stamp.computed_at_us),
         stamp.revision, version, result.global_test, result.degrees_of_freedom, result.rows.max_relative_imbalance,
-        list(result.taken_out)])
+        list(result.taken_out), list(result.leaking)])
     flows = ((start, *vars(row).values(), version) for row in result.rows.flows)
     _copy(conn, _FLOW, _FLOW_TYPES, flows)
     _copy(conn, _NODE, _NODE_TYPES, ((start, *vars(row).values(), version) for row in result.rows.nodes))
@@ -153,13 +152,16 @@ def close_orphans(conn: psycopg.Connection, park: Park, at_us: int) -> int:
 def earlier(conn: psycopg.Connection, start_us: int) -> Earlier | None:
     """Return what is stored of a window; None where it was never computed."""
     row = conn.execute(
-        "select revision, readings, taken_out from balance_window where window_start = %s", [instant(start_us)]
+        "select revision, taken_out, leaking from balance_window where window_start = %s", [instant(start_us)]
     ).fetchone()
     if row is None:
         return None
     bad = conn.execute(
         "select exchange from exchange_flow where window_start = %s and not in_agreement", [instant(start_us)])
-    return Earlier(row[0], row[1], tuple(row[2]), frozenset(name for name, in bad))
+    suspects = conn.execute(
+        "select meter from meter_result where window_start = %s and suspect", [instant(start_us)])
+    return Earlier(row[0], Past(
+        tuple(row[1]), tuple(name for name, in suspects), tuple(row[2]), frozenset(name for name, in bad)))
 
 
 def gaps_since(conn: psycopg.Connection, since_us: int) -> list[Gap]:

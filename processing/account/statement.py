@@ -100,7 +100,7 @@ class Statements:
         self._periods: dict[str, _Period] = {}
 
     def add(
-        self, start_us: int, end_us: int, flows: Iterable[tuple[ExchangeFlow, bool]]
+        self, start_us: int, end_us: int, flows: Iterable[tuple[ExchangeFlow, bool | None]]
     ) -> list[Statement]:
         """Add a window, and return the statements of the periods that it is beyond."""
         done = []
@@ -150,11 +150,11 @@ def _us(moment: datetime) -> int:
     return (moment.astimezone(UTC) - EPOCH) // timedelta(microseconds=1)
 
 
-def _add(period: _Period, flow: ExchangeFlow, agreed: bool, seconds: float) -> None:
+def _add(period: _Period, flow: ExchangeFlow, agreed: bool | None, seconds: float) -> None:
     period.sums["sender"].add(flow.sender, flow.sender_u95, seconds)
     period.sums["receiver"].add(flow.receiver, flow.receiver_u95, seconds)
     period.sums["reconciled"].add(flow.reconciled, flow.reconciled_u95, seconds)
-    if any(v is not None for v in (flow.sender, flow.receiver, flow.reconciled)):
+    if agreed is not None and flow.is_known:
         period.windows += 1
         period.agreed += agreed
 

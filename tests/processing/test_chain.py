@@ -156,8 +156,8 @@ def test_revision_of_a_window_sees_the_late_reading():
     chain = Chain(park)
     *_, result = play(chain, sim, 5)
     late = sim.readings._where(~((sim.readings.meter == 3) & (sim.readings.time_us > result.end_us - 12 * S)))
-    short = Chain(park, chain.estimator).revise(late, result.start_us, result.end_us, ())
-    whole = Chain(park, chain.estimator).revise(sim.readings, result.start_us, result.end_us, ())
+    short = Chain(park, chain.estimator).revise(late, result.start_us, result.end_us)
+    whole = Chain(park, chain.estimator).revise(sim.readings, result.start_us, result.end_us)
     assert short.readings == result.readings - 2
     assert whole.rows == result.rows
     assert short.rows != result.rows
