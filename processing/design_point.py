@@ -13,17 +13,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
-from park.model import Meter, Park, Phase, Stream
-from park.properties import enthalpy, phase_of, reference_enthalpy
-from park.units import Dimension, dimension, to_si
+from park.model import Meter, Park, Stream
+from park.units import to_si
 from processing.balance import BalanceError, prepare, reconcile
 from processing.equations import NONE, End, Equations
 from processing.estimate import Estimate, Estimator
+from processing.guesses import Guesses
 from processing.metering import Metering, metering_of
 from processing.meters import STD_PER_U95, Averaging
 from processing.observation import Observation
@@ -32,13 +31,6 @@ from processing.window import Means, Readings
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-
-# Where park.yaml says nothing: [K], [Pa] of process steam, warm water and of what lies open. Only the slopes of
-# enthalpy depend on it, by a few percent over the range that parks know.
-TEMPERATURE = {"steam": 473.15, "water": 333.15}
-PRESSURE = {"steam": 10e5, "water": 5e5}
-ELSEWHERE = 293.15, 1.013e5
-PROPERTY = {Dimension.RATIO: 0.1, Dimension.CONCENTRATION: 1.0, Dimension.CONDUCTIVITY: 0.1, Dimension.ACIDITY: 7.0}
 
 NEAR_NOMINAL, UNKNOWN = 0.01, 1.0  # how far the balances may pull a flow: std, as a share of its size
 ENTHALPY_STD = 100.0  # [kJ/kg] the same of an enthalpy: 24 K of water
@@ -224,7 +216,7 @@ def mass_alone(park: Park) -> Park:
 
 def _prior(park: Park, equations: Equations) -> tuple[Floats, Floats]:
     """Return a first value of every variable and how firmly it stands; infinite where the rows alone tell it."""
-    one_way, guesses = _one_way(park), _Guesses(park)
+    one_way, guesses = _one_way(park), Guesses(park)
     value, std = equations.scale.copy(), np.full(equations.n_variables, np.inf)
     for s, stream in enumerate(park.streams):
         for end in End:
@@ -247,55 +239,13 @@ def _prior(park: Park, equations: Equations) -> tuple[Floats, Floats]:
     return value, std
 
 
-class _Guesses:
-    """What properties may be where nothing is measured yet."""
-
-    def __init__(self, park: Park) -> None:
-        self._reference = park.park.enthalpy_reference.temperature_degC
-        self._known: dict[tuple[str, str], float] = {
-            (meter.stream, meter.property_name): to_si(sum(meter.span) / 2.0, meter.unit)
-            for meter in park.meters
-            if meter.stream is not None and meter.property_name is not None and meter.span is not None
-        }
-        for exchange in park.exchanges:
-            for limit in exchange.agreement.quality:
-                bounds = [to_si(bound, limit.unit) for bound in (limit.low, limit.high) if bound is not None]
-                for stream in exchange.signed_streams if bounds else ():
-                    self._known[stream, limit.property] = sum(bounds) / len(bounds)
-
-    def property(self, stream: Stream, name: str, unit: str = "1") -> float:
-        """Return a value [SI]: the middle of what an agreement asks or a meter can read, else what is usual."""
-        if (stream.id, name) in self._known:
-            return self._known[stream.id, name]
-        if name == "temperature":
-            return TEMPERATURE.get(stream.carrier, ELSEWHERE[0])
-        if name == "pressure":
-            return PRESSURE.get(stream.carrier, ELSEWHERE[1])
-        return PROPERTY.get(dimension(unit), 1.0)
-
-    def enthalpy(self, stream: Stream) -> float:
-        """Return that of water or steam [kJ/kg above the park's reference]."""
-        pressure, temperature = self.property(stream, "pressure"), self.property(stream, "temperature")
-        dryness = stream.dryness.value if stream.dryness is not None else 1.0
-        found = _enthalpy_above(self._reference, pressure, temperature, phase_of(stream), dryness)
-        return found if np.isfinite(found) else (2700.0 if stream.carrier == "steam" else 200.0)
-
-
-@cache
-def _enthalpy_above(
-    reference_degC: float, pressure: float, temperature: float, phase: Phase | None, dryness: float
-) -> float:
-    """Return an enthalpy above that of the reference [kJ/kg]; most streams of a park are guessed alike."""
-    return float(enthalpy(pressure, temperature, phase, dryness)) - reference_enthalpy(reference_degC)
-
-
 # -- what every meter reads there ------------------------------------------------------------------------------------
 
 
 def _means_at(estimator: Estimator, point: Floats) -> Means:
     """Return the means of a steady window in which all slots say of their variables what they are at `point`."""
     park, plan, table = estimator.park, estimator.plan, estimator.table
-    guesses = _Guesses(park)
+    guesses = Guesses(park)
     guess = np.array([_reading_guess(park, guesses, meter) for meter in park.meters])
     means = estimator.average(steady_readings(estimator, guess), 0, round(park.park.window_s * 1e6))
     means = replace(means, coverage=np.where(np.isnan(means.value), 0.0, 1.0))
@@ -312,7 +262,7 @@ def _means_at(estimator: Estimator, point: Floats) -> Means:
     return means
 
 
-def _reading_guess(park: Park, guesses: _Guesses, meter: Meter) -> float:
+def _reading_guess(park: Park, guesses: Guesses, meter: Meter) -> float:
     """Return a first value for a meter [SI; of counters the rate]."""
     if meter.node is not None:
         low, high = meter.span or (0.0, 1.0)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 from park.errors import ParkError
 from park.load import load_park
@@ -14,6 +16,7 @@ from processing.design_point import expect
 from symbiosis.advice import ADVISERS, advice
 from symbiosis.check import as_text, check, findings
 from symbiosis.cli import main
+from symbiosis.view import View
 from tests.processing.small_parks import HEAD, HEATED, NOW, SPLIT, U95, flow, meter, park_of
 
 CASES = Path(__file__).parents[1] / "cases"
@@ -55,6 +58,52 @@ def test_json_says_the_same(capsys):
     assert {"subject", "message"} == set(found["advice"][0])
 
 
+def test_json_says_what_meters_are_worth_and_where_one_more_would_help(tmp_path):
+    text = SPLIT + "meters:\n" + meter("in", 3 * U95) + meter("left", 4 * U95) + meter("right", 12 * U95)
+    found = findings(park_of(tmp_path, text), NOW)
+    assert found["detection"] == {"false_alarms": 0.05, "power": 0.9, "threshold": pytest.approx(1.96, rel=1e-3)}
+    first = found["meters"][0]
+    assert set(first) == {
+        "meter", "adjustability", "detectability", "smallest_bias", "smallest_bias_percent", "unit",
+    }
+    assert first["detectability"] == pytest.approx(3 / 13)
+    assert found["tied_meters"] == [[row["meter"] for row in found["meters"]]]
+    best = found["extra_meters"][0]
+    assert (best["stream"], best["side"], best["quantity"]) == ("other", "sender", "mass_flow")
+    assert best["made_observable"] == [{"stream": "other", "side": "sender", "quantity": "mass_flow"}]
+    assert set(best) == {
+        "stream", "side", "quantity", "u95_percent", "made_observable", "newly_checked", "groups_resolved",
+        "sharper_percent", "drop_percent",
+    }
+    json.dumps(found, allow_nan=False)
+
+
+def test_the_text_says_the_same_as_json(tmp_path):
+    text = SPLIT + "meters:\n" + meter("in", 3 * U95) + meter("left", 4 * U95) + meter("right", 12 * U95)
+    shown = "\n".join(as_text(findings(park_of(tmp_path, text), NOW)))
+    assert re.search(r"mass_flow\.in\S*\s+0\.03\s+0\.23\s+42\.14\s+kg/s", shown)
+    assert "with probability 0.9" in shown
+    assert "has probability 0.05 (largest test above 1.96)" in shown
+    assert re.search(r"no balance tells these apart.*\n  mass_flow\.in\S*, mass_flow\.left\S*, mass_flow\.right", shown)
+    assert re.search(r"one more meter would help most here:\n  mass_flow of other .*what nothing tells now", shown)
+
+
+@pytest.mark.parametrize("name", ["unicode", "every_key", "contract"])
+def test_lines_keep_to_eighty_columns_where_ids_let_them(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert check(CASES / "parks" / name / "park.yaml", as_json=False) == 0
+    for line in capsys.readouterr().out.splitlines():
+        assert cell_len(line) <= 80, line
+
+
+def test_columns_stand_below_each_other_in_any_script(capsys):
+    check(CASES / "parks" / "unicode" / "park.yaml", as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("stream"))
+    at = {cell_len(re.split(r"(?=sender|receiver|side)", line)[0]) for line in lines[start : lines.index("", start)]}
+    assert len(at) == 1
+
+
 def test_faults_are_messages_and_with_json_data_too(capsys):
     path = CASES / "park_faults" / "u95_negative" / "park.yaml"
     assert main(["check", str(path)]) == 2
@@ -88,6 +137,10 @@ meters:
      source: {mqtt: {topic: f2}}}
   - {id: t1, stream: S1, side: receiver, quantity: temperature, unit: degC, u95_absolute: 1,
      source: {mqtt: {topic: t1}}}
+  - {id: p1, stream: S1, side: receiver, quantity: pressure, unit: bar, u95_absolute: 0.1, span: [1, 3],
+     source: {mqtt: {topic: p1}}}
+  - {id: f3, stream: S2, side: sender, quantity: mass_flow, unit: kg/s, u95_absolute: 2.9, span: [0, 10],
+     source: {mqtt: {topic: f3}}}
 exchanges:
   - {id: X1, kind: energy, stream: S1, settles: energy, unit: MWh,
      agreement: {quality: [{property: temperature, unit: degC, low: 60}]}}
@@ -109,8 +162,6 @@ LOUD = {
     ),
     "volume without temperature": ("quantity: temperature", "quantity: quality.heat", "its density is a guess"),
     "volume without density": ("stream: S1, side: sender", "stream: S4, side: sender", "volume tells no mass"),
-    "a stream with an end": (
-        "S3, from: a.1", "S3, valid_to: 2030-01-01, from: a.1", "valid_to of a stream are not looked at yet"),
     "a counter without modulus": (", counter: {modulus: 1000}", "", "will look like a reset"),
     "longer than the window": ("m3/h, u95", "m3/h, interval_s: 60, u95", "interval_s is longer than window_s 10"),
     "stale too soon": ("m3/h, u95", "m3/h, stale_after_s: 5, u95", "stale_after_s 5 is below interval_s 10"),
@@ -137,23 +188,38 @@ LOUD = {
     ),
     "heat loss of a gas": ("carrier: gas", "carrier: gas, heat_loss_kw: {value: 1}", "heat_loss_kw has no effect"),
     "no nominal flow": (", nominal: {value: 6, unit: kg/s}", "", "stream 'S2': without a nominal flow"),
+    "water that would boil": (
+        "degC, u95_absolute: 1,",
+        "degC, u95_absolute: 1, span: [150, 200],",
+        "is liquid, but would boil at its temperature and pressure (span of meter 't1', 1 to 3 bar)",
+    ),
+    "water that would be ice": ("low: 60", "high: -5", "would be ice at its temperature (limits of exchange 'X1'"),
+    "more heat lost than carried": ("loss_kw: {value: 5}", "loss_kw: {value: 5000}", "is as much as it carries"),
+    "a span below the nominal flow": ("span: [0, 10]", "span: [0, 5]", "does not hold the nominal flow of its stream"),
+    "a vague meter": ("u95_absolute: 2.9", "u95_absolute: 3.1", "its u95 is 51.7 % of the nominal flow"),
+    "a limit beyond the span": (
+        "degC, u95_absolute: 1,",
+        "degC, u95_absolute: 1, span: [0, 50],",
+        "temperature 60 degC is outside of what meter 't1' can read",
+    ),
 }
 
 
 def test_a_park_in_order_gets_no_advice(tmp_path):
-    assert advice(park_of(tmp_path, QUIET)) == []
+    assert advice(View(park_of(tmp_path, QUIET))) == []
 
 
 @pytest.mark.parametrize(("before", "after", "words"), LOUD.values(), ids=LOUD)
 def test_what_is_odd_gets_advice(tmp_path, before, after, words):
     assert QUIET.count(before) == 1
-    found = [str(a) for a in advice(park_of(tmp_path, QUIET.replace(before, after)))]
+    found = [str(a) for a in advice(View(park_of(tmp_path, QUIET.replace(before, after))))]
     assert any(words in a for a in found), found
 
 
 @pytest.mark.parametrize("advise", ADVISERS, ids=lambda advise: advise.__name__)
 def test_every_adviser_speaks_up_somewhere(tmp_path, advise):
-    assert any(list(advise(park_of(tmp_path, QUIET.replace(before, after)))) for before, after, _ in LOUD.values())
+    parks = (park_of(tmp_path, QUIET.replace(before, after)) for before, after, _ in LOUD.values())
+    assert any(list(advise(View(park))) for park in parks)
 
 
 def test_meters_that_no_longer_count_promise_nothing(tmp_path):

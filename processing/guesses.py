@@ -1,0 +1,68 @@
+"""What temperature, pressure and composition of a stream may be where nothing is measured yet.
+
+From what park.yaml says in passing: the limits of agreements, the spans of meters; else what is usual. Here: that. Not
+here: what the balances make of it (design_point.py). The main path enters at `Guesses`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+from park.model import Park, Phase, Stream
+from park.properties import enthalpy, phase_of, reference_enthalpy
+from park.units import Dimension, dimension, to_si
+
+# Where park.yaml says nothing: [K], [Pa] of process steam, warm water and of what lies open. Only the slopes of
+# enthalpy depend on it, by a few percent over the range that parks know.
+TEMPERATURE = {"steam": 473.15, "water": 333.15}
+PRESSURE = {"steam": 10e5, "water": 5e5}
+ELSEWHERE = 293.15, 1.013e5
+PROPERTY = {Dimension.RATIO: 0.1, Dimension.CONCENTRATION: 1.0, Dimension.CONDUCTIVITY: 0.1, Dimension.ACIDITY: 7.0}
+
+
+class Guesses:
+    """What the properties of a park's streams may be before anything is measured."""
+
+    def __init__(self, park: Park) -> None:
+        self._reference = park.park.enthalpy_reference.temperature_degC
+        self._known: dict[tuple[str, str], float] = {
+            (meter.stream, meter.property_name): to_si(sum(meter.span) / 2.0, meter.unit)
+            for meter in park.meters
+            if meter.stream is not None and meter.property_name is not None and meter.span is not None
+        }
+        for exchange in park.exchanges:
+            for limit in exchange.agreement.quality:
+                bounds = [to_si(bound, limit.unit) for bound in (limit.low, limit.high) if bound is not None]
+                for stream in exchange.signed_streams if bounds else ():
+                    self._known[stream, limit.property] = sum(bounds) / len(bounds)
+
+    def property(self, stream: Stream, name: str, unit: str = "1") -> float:
+        """Return a value [SI]: the middle of what an agreement asks or a meter can read, else what is usual."""
+        if (stream.id, name) in self._known:
+            return self._known[stream.id, name]
+        if name == "temperature":
+            return TEMPERATURE.get(stream.carrier, ELSEWHERE[0])
+        if name == "pressure":
+            return PRESSURE.get(stream.carrier, ELSEWHERE[1])
+        return PROPERTY.get(dimension(unit), 1.0)
+
+    def knows(self, stream: Stream, name: str) -> bool:
+        """Whether an agreement or a meter's span says anything of a property."""
+        return (stream.id, name) in self._known
+
+    def enthalpy(self, stream: Stream) -> float:
+        """Return that of water or steam [kJ/kg above the park's reference]."""
+        pressure, temperature = self.property(stream, "pressure"), self.property(stream, "temperature")
+        dryness = stream.dryness.value if stream.dryness is not None else 1.0
+        found = _enthalpy_above(self._reference, pressure, temperature, phase_of(stream), dryness)
+        return found if np.isfinite(found) else (2700.0 if stream.carrier == "steam" else 200.0)
+
+
+@cache
+def _enthalpy_above(
+    reference_degC: float, pressure: float, temperature: float, phase: Phase | None, dryness: float
+) -> float:
+    """Return an enthalpy above that of the reference [kJ/kg]; most streams of a park are guessed alike."""
+    return float(enthalpy(pressure, temperature, phase, dryness)) - reference_enthalpy(reference_degC)
