@@ -1,17 +1,19 @@
-"""The command `symbiosis db`: the tables, what the database holds, a copy of it, a question to it.
+"""The command `symbiosis db`: the tables, what the database holds, how long, a copy of it, a question to it.
 
 Each command works on the database that is named, else on the embedded one, whether a run uses it just now or not.
-What the tables are is in `park.store`.
+What the tables are is in `park.store`; `status` and `retention` are told in `symbiosis.holdings`.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Iterable, Sequence
+import threading
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, closing
 from datetime import UTC, datetime
 from itertools import chain, repeat
@@ -19,16 +21,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, cast
 
 from park.errors import InputError, StoreError
+from symbiosis import holdings
 
 if TYPE_CHECKING:
     import psycopg
-
-    from park.store.schema import StoreStatus
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 DONE = 0
 TIMEOUT_S = 60.0
+HEAD_START_S = 3.0      # of the tables before the work that needs them and bears their absence
 _PAGE_ROWS = 1000
 _BACK_OFF_S = (0.25, 0.5, 1.0, 2.0, 4.0)
 _QUOTED = re.compile(r'[",\r\n]')
@@ -75,18 +77,52 @@ def migrate_when_there(dsn: str, tell: Callable[[str], None], pause: Callable[[f
             return
 
 
+async def meanwhile_migrated(dsn: str, tell: Callable[[str], None], work: Coroutine[None, None, None]) -> None:
+    """Do work that bears a database that is away, and bring the tables up to date beside it.
+
+    Parameters
+    ----------
+    dsn, tell
+        As of `migrate_when_there`.
+    work
+        Begins when the tables are up to date, or after `HEAD_START_S`.
+
+    Raises
+    ------
+    StoreError
+        If the tables cannot be brought up to date; the work is cancelled then.
+    """
+    ended = threading.Event()
+    migrating = asyncio.create_task(asyncio.to_thread(migrate_when_there, dsn, tell, ended.wait))
+    working: asyncio.Task[None] | None = None
+    try:
+        await asyncio.wait({migrating}, timeout=HEAD_START_S)
+        working = asyncio.create_task(work)
+        await asyncio.wait({migrating, working}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            await migrating
+        await working
+    finally:
+        ended.set()
+        if working is None:
+            work.close()
+        else:
+            working.cancel()
+        await asyncio.gather(*filter(None, (migrating, working)), return_exceptions=True)
+
+
 def add_command(commands: Subparsers) -> None:
     """Add `symbiosis db` with its own commands."""
     db = commands.add_parser(
         "db",
-        help="the database: migrate, status, backup, sql",
+        help="the database: migrate, status, retention, backup, sql",
         description="Looks after the database.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = db.add_subparsers(dest="action", metavar="ACTION", title="actions", required=True)
     _add_action(actions, "migrate", "brings the tables up to this version").set_defaults(work=_migrate)
-    _add_action(actions, "status", "tells what the database holds").set_defaults(work=_status)
+    holdings.add_actions(actions, _add_action, _database)
     backup = _add_action(actions, "backup", "writes a copy that pg_restore reads, while all goes on")
     backup.add_argument("file", nargs="?", type=Path, metavar="FILE", help="default symbiosis-<now>.dump")
     backup.set_defaults(work=_backup)
@@ -128,15 +164,6 @@ def _migrate(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _status(options: argparse.Namespace) -> int:
-    from park.store import status
-
-    with _database(options) as dsn:
-        found = status(dsn)
-    sys.stdout.writelines(f"{line}\n" for line in status_lines(found))
-    return DONE
-
-
 def _backup(options: argparse.Namespace) -> int:
     with _database(options) as dsn:
         file = backup(dsn, options.file or Path(f"symbiosis-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.dump"))
@@ -149,19 +176,6 @@ def _sql(options: argparse.Namespace) -> int:
     with _database(options) as dsn:
         print_query(dsn, query, sys.stdout, timeout_s=options.timeout)
     return DONE
-
-
-def status_lines(found: StoreStatus) -> list[str]:
-    """Return what a database holds, in lines."""
-    lines = [
-        f"PostgreSQL {found.server_version}, "
-        + (f"TimescaleDB {found.timescaledb}" if found.timescaledb else "no TimescaleDB"),
-        f"size {found.size_bytes / 1e6:.1f} MB",
-    ]
-    lines += [f"migration {m} applied {m.applied_at:%Y-%m-%d %H:%M:%S}Z" for m in found.applied]
-    lines += [f"migration {name} pending (hint: symbiosis db migrate)" for name in found.pending]
-    lines += [f"table {name}: about {rows} rows" for name, rows in found.row_estimates.items()]
-    return lines
 
 
 def backup(dsn: str, file: Path) -> Path:

@@ -3,7 +3,8 @@
 A migration is `park/store/migrations/NNNN_name.sql`. `migrate` runs the missing ones, each in a transaction of its
 own, under an advisory lock, so that services that start together do not meet. The digest of an applied file is kept:
 a file that changed afterwards is refused, because the database no longer is what the file says.
-`status` tells what a database holds. Rows are written elsewhere (`park.store.readings`).
+After them the tables become what the database's edition offers (`park.store.editions`). What a database holds is told
+in `park.store.storage`; rows are written elsewhere (`park.store.readings`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
@@ -67,18 +68,6 @@ class AppliedMigration:
         return f"{self.number:04d}_{self.name}"
 
 
-@dataclass(frozen=True)
-class StoreStatus:
-    """What a database holds."""
-
-    server_version: str
-    timescaledb: str | None
-    size_bytes: int
-    applied: tuple[AppliedMigration, ...]
-    pending: tuple[str, ...]
-    row_estimates: Mapping[str, int]
-
-
 def bundled_migrations() -> list[Migration]:
     """Return the migrations of this version, in order."""
     found = []
@@ -116,8 +105,7 @@ def migrate(dsn: str, migrations: Sequence[Migration] | None = None) -> list[str
         conn.add_notice_handler(_pass_on)
         conn.execute("select pg_advisory_lock(%s)", [LOCK_KEY])       # freed with the connection
         conn.execute(_CREATE_REGISTER)
-        applied = _applied(conn)
-        missing = _check_for_missing(wanted, applied)
+        missing = _check_for_missing(wanted, _applied(conn))
         for migration in missing:
             _apply(conn, migration)
         if migrations is None:
@@ -125,21 +113,9 @@ def migrate(dsn: str, migrations: Sequence[Migration] | None = None) -> list[str
     return [str(migration) for migration in missing]
 
 
-def status(dsn: str) -> StoreStatus:
-    """Return what the database holds: versions, size, migrations, row estimates."""
-    with connect(dsn, autocommit=True) as conn:
-        applied = _applied(conn) if _has_register(conn) else []
-        numbers = {row.number for row in applied}
-        timescaledb = conn.execute("select extversion from pg_extension where extname = 'timescaledb'").fetchone()
-        size = conn.execute("select pg_database_size(current_database())").fetchone()
-        return StoreStatus(
-            server_version=conn.info.parameter_status("server_version") or "",
-            timescaledb=timescaledb[0] if timescaledb else None,
-            size_bytes=size[0] if size else 0,
-            applied=tuple(applied),
-            pending=tuple(str(m) for m in bundled_migrations() if m.number not in numbers),
-            row_estimates=_row_estimates(conn),
-        )
+def applied(conn: psycopg.Connection) -> list[AppliedMigration]:
+    """Return the migrations that a database has, in order; none where it never was migrated."""
+    return _applied(conn) if _has_register(conn) else []
 
 
 def _apply(conn: psycopg.Connection, migration: Migration) -> None:
@@ -202,14 +178,6 @@ def _applied(conn: psycopg.Connection) -> list[AppliedMigration]:
     """Return the register, in order."""
     rows = conn.execute("select number, name, digest, applied_at from schema_migration order by number")
     return [AppliedMigration(*row) for row in rows]
-
-
-def _row_estimates(conn: psycopg.Connection) -> dict[str, int]:
-    """Return the planner's row counts by table; exact counts of millions of rows would take seconds."""
-    rows = conn.execute(
-        "select relname, n_live_tup from pg_stat_user_tables where schemaname = current_schema() order by relname"
-    )
-    return {str(row[0]): int(row[1]) for row in rows}
 
 
 def _first_line(error: psycopg.Error) -> str:
