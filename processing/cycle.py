@@ -40,6 +40,7 @@ from park.model import Park
 from park.quality import qualities_of
 from park.store import Arrival, ArrivalListener, arrivals_after, connect, read_window, store_park
 from park.store.completeness import read_marks
+from park.store.rollups import advance_rollups
 from processing import results_store
 from processing.attendance import NEVER, Attendance, Gap
 from processing.chain import NOTHING, Chain, WindowResult
@@ -161,6 +162,7 @@ class _Session:
             m.sampling == "periodic" and kind != Averaging.TICKET
             for m, kind in zip(park.meters, self._table.averaging, strict=True)], dtype=np.bool_)
         self._count = 0
+        self._rolled_us: int | None = None
 
     def __enter__(self) -> _Session:
         with ExitStack() as opened:
@@ -215,7 +217,15 @@ class _Session:
                 continue
             if stop.is_set():
                 return
+            self._roll_up()
             self._listener.wait(self._wait_s())
+
+    def _roll_up(self) -> None:
+        """Bring the readings at 1 min and more up to date as far as windows are closed; there is time for it now."""
+        closed = self._position.closed_us
+        if closed is not None and closed != self._rolled_us:
+            advance_rollups(self._conn, results_store.instant(closed))
+            self._rolled_us = closed
 
     def _wait_s(self) -> float:
         """How long nothing can become due without an arrival."""
