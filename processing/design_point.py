@@ -17,7 +17,8 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 
-from park.model import Meter, Park, Stream
+from park.entry import Entry
+from park.model import ENVIRONMENT, Meter, Node, Park, Stream
 from park.units import to_si
 from processing.balance import BalanceError, prepare, reconcile
 from processing.equations import NONE, End, Equations
@@ -58,16 +59,21 @@ class Expectation:
         Whether the park is so large that its balances of energy and components were left out.
     metering
         What each meter is worth, and where one more would help most.
+    absent
+        Ids of the streams that are not in force: they are in no balance.
     """
 
     flows: tuple[FlowRow, ...]
     checked: frozenset[str]
     mass_only: bool
     metering: Metering
+    absent: tuple[str, ...]
 
 
 def expect(park: Park, now: datetime) -> Expectation:
-    """Return the classes and std to expect of every stream of a checked park, by the meters in force at `now`."""
+    """Return the classes and std to expect of every stream of a checked park, by what is in force at `now`."""
+    whole, park = park, part_in_force(park, now)
+    absent = tuple(stream.id for stream in whole.streams if stream.id not in park.stream)
     mass_only = len(park.streams) > LARGE
     estimator = DesignEstimator(mass_alone(park) if mass_only else park)
     in_force = np.array([meter.is_in_force(now) for meter in park.meters], dtype=np.bool_)
@@ -78,7 +84,7 @@ def expect(park: Park, now: datetime) -> Expectation:
     at = np.where(variable == NONE, 0, variable)
     checked = (variable != NONE) & (estimate.status.redundant[at] | (users[at] > 1))
     ids = frozenset(meter.id for meter, is_checked in zip(park.meters, checked.tolist(), strict=True) if is_checked)
-    return Expectation(rows.flows, ids, mass_only, metering_of(estimator, estimate, in_force))
+    return Expectation(rows.flows, ids, mass_only, metering_of(estimator, estimate, in_force), absent)
 
 
 class DesignEstimator(Estimator):
@@ -205,13 +211,38 @@ def _still(park: Park, equations: Equations) -> list[int]:
     return [row.row for row in equations.nodes if row.stored == NONE and park.nodes[row.node].id in one_way]
 
 
+def part_in_force(park: Park, now: datetime) -> Park:
+    """Return the park without streams that are not in force, or whose ends are not, and without their meters."""
+    nodes = {node.id for node in park.nodes if _is_in_force(node, now)} | {ENVIRONMENT}
+    streams = tuple(s for s in park.streams if _is_in_force(s, now) and {s.from_node, s.to_node} <= nodes)
+    if len(streams) == len(park.streams):
+        return park
+    there = {stream.id for stream in streams}
+    meters = tuple(
+        meter if set(meter.signed_streams) <= there else meter.model_copy(
+            update={"streams": {s: sign for s, sign in meter.signed_streams.items() if s in there}})
+        for meter in park.meters
+        if meter.node is not None or not there.isdisjoint(meter.signed_streams)
+    )
+    return _with(park, streams=streams, meters=meters)
+
+
+def _is_in_force(entry: Node | Stream, now: datetime) -> bool:
+    begun = entry.valid_from is None or entry.valid_from <= now
+    return begun and (entry.valid_to is None or now < entry.valid_to)
+
+
+def _with(park: Park, **sections: tuple[Entry, ...]) -> Park:
+    """Return a park with other sections; model_copy would hand on what the park has cached about the old ones."""
+    return Park(**{name: getattr(park, name) for name in Park.model_fields} | sections)
+
+
 def mass_alone(park: Park) -> Park:
     """Return the park without its balances of energy and components."""
     nodes = tuple(
         node.model_copy(update={"conserves": tuple(c for c in node.conserves if c == "mass")}) for node in park.nodes
     )
-    # a park of its own: model_copy would hand on what the park has cached about its old nodes
-    return Park(**{name: getattr(park, name) for name in Park.model_fields} | {"nodes": nodes})
+    return _with(park, nodes=nodes)
 
 
 def _prior(park: Park, equations: Equations) -> tuple[Floats, Floats]:

@@ -88,6 +88,7 @@ def findings(park: Park, now: datetime) -> dict[str, Any]:
         "protocols": dict(Counter(protocol(meter) for meter in park.meters)),
         "balances": "mass" if expected.mass_only else "mass, energy and components",
         "statuses": _status_counts(park, streams),
+        "absent_streams": list(expected.absent),
         "streams": streams,
         "unchecked_meters": [
             meter.id for meter in in_force if meter.quantity in FLOWS and meter.id not in expected.checked

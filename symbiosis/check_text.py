@@ -29,6 +29,8 @@ def as_text(found: Found, width: int | None = None) -> Iterator[str]:
     yield ""
     statuses = ", ".join(f"{found['statuses'][name]} {name}" for name in STATUSES)
     yield from sentence(f"streams: {statuses} (balances of {found['balances']})", width)
+    if found["absent_streams"]:
+        yield from listed("not in force now", found["absent_streams"], width)
     yield from _meters(found, width)
     yield from _ties(found["tied_meters"], width)
     yield from _extra_meters(found["extra_meters"], width)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import numpy as np
 import pytest
 
 from park.properties import enthalpy, enthalpy_slopes
-from processing.design_point import LARGE, DesignEstimator, design_point, expect, mass_alone, steady_readings
+from processing.design_point import (
+    LARGE,
+    DesignEstimator,
+    design_point,
+    expect,
+    mass_alone,
+    part_in_force,
+    steady_readings,
+)
 from processing.estimate import Estimator
 from processing.results import Reporter
 from tests.processing.small_parks import HEATED, NOW, SPLIT, U95, flow, meter, park_of
@@ -93,3 +103,28 @@ def test_a_park_without_its_balances_of_energy_remembers_nothing_of_them(tmp_pat
     park = park_of(tmp_path, HEATED)
     assert park.node["hx"].conserves == ("mass", "energy")  # cached now
     assert mass_alone(park).node["hx"].conserves == ("mass",)
+
+
+def test_streams_that_are_not_in_force_are_in_no_balance(tmp_path):
+    """Without `right`, what comes in goes left: two meters in line check each other."""
+    text = SPLIT.replace("id: right,", "id: right, valid_to: 2026-06-30,") + "meters:\n"
+    park = park_of(tmp_path, text + meter("in", 3 * U95) + meter("left", 4 * U95) + meter("right", 1))
+    now = expect(park, NOW)
+    assert now.absent == ("right",)
+    assert {r.stream for r in now.flows} == {"in", "left", "other"}
+    assert flow(now, "in").status == "redundant"
+    assert flow(now, "in").std == pytest.approx((1 / 9 + 1 / 16) ** -0.5)
+    before = expect(park, NOW - timedelta(days=2))
+    assert before.absent == ()
+    assert flow(before, "in").std == pytest.approx((1 / 9 + 1 / (16 + 1 / 1.96**2)) ** -0.5)
+
+
+def test_a_node_that_is_not_in_force_takes_its_streams_with_it(tmp_path):
+    text = SPLIT.replace("id: b.use,", "id: b.use, valid_from: 2027-01-01,") + "meters:\n" + meter("in", 1)
+    assert expect(park_of(tmp_path, text), NOW).absent == ("left", "other")
+
+
+def test_a_signed_set_goes_on_with_what_is_in_force(tmp_path):
+    signed = meter("in", 1, unit="kg/s").replace("stream: in", "streams: {in: 1, right: -1}")
+    park = park_of(tmp_path, SPLIT.replace("id: right,", "id: right, valid_to: 2026-06-30,") + "meters:\n" + signed)
+    assert [dict(m.signed_streams) for m in part_in_force(park, NOW).meters] == [{"in": 1.0}]
