@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from processing.balance import BalanceError, assess, identify_gross_errors, reconcile
+from processing.balance import BalanceError, assess, identify_gross_errors, network, reconcile
 from tests.reference import cases
 
 NETWORKS = cases.linear_networks()
@@ -96,8 +96,11 @@ def tied(plan, streams):
     return {group for group in groups if len(group) > 1}
 
 
+@pytest.mark.parametrize("dense", [True, False])
 @pytest.mark.parametrize("seed", range(12))
-def test_what_an_extra_meter_brings_is_what_solving_anew_finds(seed):
+def test_what_an_extra_meter_brings_is_what_solving_anew_finds(seed, dense, monkeypatch):
+    if not dense:
+        monkeypatch.setattr(network, "DENSE_STREAMS", 0)
     matrix, std = random_network(seed)
     before = assess(matrix, std)
     assert before.extra_meters
