@@ -23,6 +23,7 @@ from collector.rejections import Rejections
 from collector.sparkplug.client import SparkplugSource
 from collector.sparkplug.host import Host
 from collector.spool import SpoolSettings
+from collector.standing import GRACE_S, Standing
 from collector.status import SourceStatus, State
 from collector.store import SourceRow
 from collector.times import MICROS, micros_of_seconds, moment
@@ -38,7 +39,6 @@ NOTE_S = 1.0            # how often states of sources are stored, and overdue re
 SILENCE_S = 0.5         # without a reading for this long at the end, everything that was sent has come
 DRAIN_S = 3.0           # sources that never fall silent are cut off
 FLUSH_S = 4.0           # the last commits, and as much of the spool as that leaves time for
-GRACE_S = 5.0           # wall time from a reading to us that is not late yet; sources that stop with us have as long
 
 
 async def collect(
@@ -140,12 +140,13 @@ class Collector:
         self._coverage = Coverage(self._register, GRACE_S * clock.speed)
         letters = DeadLetters(self._register, clock.now)
         self._rejections = Rejections(letters.add)
-        self._statuses: dict[str, SourceStatus] = {}
+        self._standing = Standing(self._register, self._coverage, self._batches, self._rejections, clock)
+        self._statuses = self._standing.statuses
         self._said: tuple[str, dict[str, object]] = ("", {})
         self._opcua = [self._opcua_source(url, endpoints.get(url, url)) for url in self._register.opcua]
         self._mqtt = self._mqtt_source(park.park.name, broker)
         self._sparkplug = self._sparkplug_source(park.park.name, broker)
-        inflow = Inflow(self._register, self._batches, self._coverage, letters, self._rejections, clock)
+        inflow = Inflow(self._register, self._batches, self._coverage, letters, self._rejections, clock, self._standing)
         self._writer = Writer(store.dsn, inflow, store.spool, on_durable=self._count, on_change=self._tell)
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -17,7 +17,7 @@ clock is ahead. Pure: times come in; the agent feeds it (`store`, `hear`) and ke
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -170,11 +170,13 @@ class Completeness:
         self._marks: dict[str, int] = {}
         self._recent = _Recent(0)
         self._committed_us = NEVER                              # arrival of what was committed last
+        self._place_of_name = np.empty(0, dtype=np.int64)
         self.apply(register)
 
     def apply(self, register: Register) -> None:
-        """Go over to a register that has grown: places keep their meters."""
+        """Go over to the register of a changed park: places keep their meters, those that come back begin anew."""
         self._register = register
+        self._names: object = None              # of the batches that come, and the place of each
         size = len(register.meters)
         more = size - len(self._last)
         self._last, self._sure, self._since = (
@@ -188,10 +190,8 @@ class Completeness:
             self._places.setdefault(register.source[place], []).append(place)
         self._live = np.zeros(size, dtype=np.bool_)
         self._live[list(register.live)] = True
-
-    def resume(self, marks: dict[str, int]) -> None:
-        """Go on from the marks of an earlier collector [us]: what was complete stays so."""
-        self._marks.update(marks)
+        for times in (self._last, self._sure, self._since):
+            times[~self._live] = NEVER
 
     def hear(self, source: str, at_us: int) -> None:
         """Note that a source is there at `at_us` (run time): whatever it had for us before, it has sent."""
@@ -202,14 +202,19 @@ class Completeness:
                 self._since[place] = at_us
 
     def store(self, batch: ReadingBatch) -> None:
-        """Take in a batch that is committed; its meters are places of the register."""
+        """Take in a batch that is committed; readings of meters that are not collected any more are passed over."""
         if not len(batch):
             return
         self._committed_us = max(self._committed_us, int(batch.received_us.max()))
         self._recent.turn(self._committed_us)
-        self._recent.add(batch.meter, batch.received_us - batch.source_us)
-        order = np.lexsort((batch.source_us, batch.meter))
-        meter, source_us = batch.meter[order], batch.source_us[order]
+        place = self._places_of(batch.names)[batch.meter]
+        if (place < 0).any():
+            batch, place = batch.take(np.flatnonzero(place >= 0)), place[place >= 0]
+        if not len(place):
+            return
+        self._recent.add(place, batch.received_us - batch.source_us)
+        order = np.lexsort((batch.source_us, place))
+        meter, source_us = place[order], batch.source_us[order]
         before = np.concatenate([[NEVER], source_us[:-1]])
         first = np.concatenate([[True], meter[1:] != meter[:-1]])
         before[first] = self._last[meter[first]]
@@ -217,7 +222,15 @@ class Completeness:
         known = (step > 0) & (step <= SKIPPED * self._interval[meter])        # a longer one has lost one between
         self._recent.add_steps(meter[known], step[known])
         np.maximum.at(self._last, meter, source_us)
-        np.maximum.at(self._sure, batch.meter, np.minimum(batch.source_us, batch.received_us))
+        np.maximum.at(self._sure, place, np.minimum(batch.source_us, batch.received_us))
+
+    def _places_of(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Return the place of each meter that a batch names, -1 for one that is not collected; most name the same."""
+        if names is not self._names:
+            places = {self._register.ids[place]: place for place in self._register.live}
+            self._place_of_name = np.array([places.get(name, -1) for name in names], dtype=np.int64)
+            self._names = names
+        return self._place_of_name
 
     def as_of(self, now_us: int, *, waiting: bool) -> int:
         """Return the time up to whose arrivals everything is committed [us].

@@ -17,6 +17,7 @@ Not here: when a source counts as interrupted (`opcua.client`, `mqtt.client`, `a
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -75,6 +76,15 @@ class Coverage:
         self._last: dict[int, int] = {}
         self._first: dict[int, int] = {}             # of this process, to hold against what is found stored later
         self._resumed: set[int] = set()
+        self._own: dict[int, Gap] = {}               # each meter's latest gap of its own
+        self._silent: set[int] = set()               # whose own gap is open
+        self._disturbances: dict[str, _Disturbance] = {}
+        self._changed: dict[str, Gap] = {}           # by key, in the order in which they changed
+        self._grace_us = round(grace_s * MICROS)
+        self._lay_out(register)
+
+    def _lay_out(self, register: Register) -> None:
+        """Prepare what is asked of each meter."""
         self._ids = register.ids
         self._source = register.source
         self._interval_us = [round(meter.interval_s * MICROS) for meter in register.meters]
@@ -85,14 +95,37 @@ class Coverage:
         self._patience_us = [
             _NEVER if meter.stale_after_s is None or meter.sampling != "periodic"
             else round(max(OVERDUE * meter.interval_s, meter.stale_after_s) * MICROS) for meter in register.meters]
-        self._own: dict[int, Gap] = {}               # each meter's latest gap of its own
-        self._silent: set[int] = set()               # whose own gap is open
         self._places: dict[str, list[int]] = {}
-        for place, source in enumerate(register.source):
-            self._places.setdefault(source, []).append(place)
-        self._disturbances: dict[str, _Disturbance] = {}
-        self._changed: dict[str, Gap] = {}           # by key, in the order in which they changed
-        self._grace_us = round(grace_s * MICROS)
+        for place in register.live:
+            self._places.setdefault(register.source[place], []).append(place)
+
+    def apply(self, register: Register, now_us: int) -> None:
+        """Go over to the register of a changed park at a run time [us]: meters that are gone owe nothing any more."""
+        self._lay_out(register)
+        for place in register.dropped:
+            self._last.pop(place, None)
+            if place in self._silent:
+                self._silent.discard(place)
+                gap = self._own[place]
+                gap.ended_us = max(now_us, gap.started_us)
+                self._changed[gap.key] = gap
+        for source, disturbance in list(self._disturbances.items()):
+            disturbance.waiting -= register.dropped
+            disturbance.overdue -= register.dropped
+            if not disturbance.waiting and disturbance.gap is not None and disturbance.gap.ended_us is None:
+                disturbance.gap.ended_us = max(now_us, disturbance.gap.started_us)
+                self._changed[disturbance.gap.key] = disturbance.gap
+            self._settle(source, disturbance)
+
+    def in_gap(self) -> set[str]:
+        """Return the sources whose readings are all in a gap that is open."""
+        gaps = {source: disturbance.gap for source, disturbance in self._disturbances.items()}
+        return {source for source, gap in gaps.items()
+                if gap is not None and gap.ended_us is None and not gap.withdrawn}
+
+    def open_gaps(self) -> Counter[str]:
+        """Return the numbers of open gaps by source, those of single meters included."""
+        return Counter([*self.in_gap(), *(self._source[place] for place in self._silent)])
 
     def resume(self, last_us: Mapping[int, int], open_gaps: Iterable[Gap], cause: str) -> None:
         """Go on where an earlier process of the same run stopped; what has been heard since is held against that.

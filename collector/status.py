@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from collector.batches import Rows
+from collector.times import micros_of_seconds
 
 _logger = logging.getLogger(__name__)
 
@@ -39,7 +40,11 @@ class SourceStatus:
     last_source_us, last_received_us
         Latest times of its readings [us]; None before the first.
     readings
-        Readings that were committed, those the store already had included.
+        Readings that became durable, those the store already had included.
+    connects
+        How often it began to receive.
+    heard_us
+        When it was last heard, keep-alives included [us]; None where only the state tells that it is there.
     """
 
     source: str
@@ -52,6 +57,8 @@ class SourceStatus:
     last_source_us: int | None = None
     last_received_us: int | None = None
     readings: int = 0
+    connects: int = 0
+    heard_us: int | None = None
 
     def __post_init__(self) -> None:
         self.since = self.now()
@@ -63,13 +70,18 @@ class SourceStatus:
         if not changed:
             return
         self.state, self.since = state, self.now()
+        self.connects += state is State.RECEIVING
         level = logging.WARNING if state is State.WAITING else logging.INFO
         _logger.log(level, "%s: %s%s", self.source, state, f": {detail}" if detail else "")
         if self.on_change is not None:
             self.on_change(self)
 
+    def hear(self) -> None:
+        """Note that it is there, now: what it had for us before, it has sent."""
+        self.heard_us = micros_of_seconds(self.now())
+
     def count(self, rows: Rows) -> None:
-        """Count committed rows."""
+        """Count rows that became durable."""
         if not len(rows):
             return
         self.readings += len(rows)

@@ -18,6 +18,7 @@ from psycopg import errors
 from collector.coverage import Gap
 from collector.times import micros, moment
 from park.errors import StoreError
+from park.store.completeness import MeterMarkRow, SourceMarkRow, write_marks
 from park.store.connection import connect, where
 from park.store.dead_letters import DeadLetter, insert_dead_letters
 from park.store.readings import ReadingBatch, ReadingWriter, WriteResult
@@ -125,6 +126,10 @@ class CollectorStore:
                 cursor.executemany(_SOURCE, rows)
         self._save_gaps(gaps)
         self._run(save)
+
+    def mark(self, sources: Sequence[SourceMarkRow], meters: Sequence[MeterMarkRow]) -> None:
+        """Store how complete sources and meters are."""
+        self._run(lambda conn: write_marks(conn, sources, meters))
 
     def keep(self, letters: Sequence[DeadLetter], most: int) -> None:
         """Store what is no reading, and forget the oldest beyond `most`."""

@@ -33,6 +33,7 @@ from collector.register import Register
 from collector.rejections import Rejections
 from collector.spool import Spool, SpoolDamagedError, SpoolSettings
 from collector.spool_rescue import NOTHING, Rescued, open_or_rescue, rescue
+from collector.standing import Marks, Standing
 from collector.store import CollectorStore, SourceRow
 from collector.times import EARLIEST_US, micros_of_seconds, moment
 from park.clock import RunClock
@@ -60,6 +61,7 @@ class Inflow:
     letters: DeadLetters
     rejections: Rejections
     clock: RunClock
+    standing: Standing
 
 
 class Away:
@@ -109,6 +111,7 @@ class Writer:
         on_change: Callable[[], None],
     ) -> None:
         self.database, self.disk = Away(on_change), Away(on_change)
+        self._unmarked = Away(lambda: None)
         self.is_held_back = False           # neither takes what came
         self._in = inflow
         self._on_durable = on_durable
@@ -118,6 +121,7 @@ class Writer:
         self._letters_turn = asyncio.Lock()
         self._spool = Spool(spool) if spool else None
         self._spool_thread = ThreadPoolExecutor(1, "collector-spool")
+        inflow.standing.spooled_rows = lambda: self.spooled_rows
         self._sources = dict(zip(inflow.register.ids, inflow.register.source, strict=True))
         self._gaps_there: dict[str, Gap] = {}       # in the spool, by key
         self._resumed = asyncio.Event()
@@ -227,9 +231,23 @@ class Writer:
             self._say_away(str(error))
             return False
         self._say_back()
+        self._in.standing.stored(batch, result)
         self._reject_refused(batch, result)
         await self._forget_gaps(gaps)
+        await self._mark(self._in.standing.due_marks())
         return True
+
+    async def _mark(self, marks: Marks | None) -> None:
+        """Store how complete sources and meters are, after what makes them so; if it fails, the next marks say it."""
+        if marks is None:
+            return
+        try:
+            async with self._store_turn:
+                await self._in_store(functools.partial(self._store.mark, *marks))
+        except StoreError as error:
+            self._unmarked.since(str(error), "how complete sources are cannot be stored, windows wait for lateness_s: %s")
+        else:
+            self._unmarked.over("how complete sources are is stored again")
 
     async def _to_spool(self, batch: ReadingBatch, letters: Sequence[DeadLetter] = ()) -> bool:
         """Put rows, letters, and the gaps that the database does not have into the spool; return if it took them."""
@@ -371,6 +389,7 @@ class Writer:
                     await self._in_store(functools.partial(self._store.note, gaps, sources))
                     self._in.coverage.stored(gaps)
                 await self._forget_gaps(gaps)
+            await self._mark(self._in.standing.new_marks())
         await self._keep_letters()
 
     async def finish(self, within_s: float) -> int:

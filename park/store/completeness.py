@@ -57,7 +57,9 @@ def _upsert(table: str, row: type[Any], types: str) -> str:
 
 
 _WRITE_SOURCES = _upsert(
-    "source_mark", SourceMarkRow, "text timestamptz timestamptz text integer bigint float8 float8")
+    "source_mark", SourceMarkRow, "text timestamptz timestamptz text integer bigint float8 float8"
+).replace("complete_to = excluded.complete_to",      # what is complete stays so, also for a collector that starts anew
+          "complete_to = greatest(source_mark.complete_to, excluded.complete_to)")
 _WRITE_METERS = _upsert(
     "meter_mark", MeterMarkRow, "text text timestamptz timestamptz timestamptz boolean float8 float8")
 
@@ -65,7 +67,7 @@ _WRITE_METERS = _upsert(
 def write_marks(
     conn: psycopg.Connection, sources: Sequence[SourceMarkRow], meters: Sequence[MeterMarkRow] = ()
 ) -> None:
-    """Write the marks of sources and meters in place of those that are stored."""
+    """Write the marks of sources and meters in place of those that are stored; a source's never goes back."""
     conn.execute(_AT_LEISURE)
     for statement, rows in ((_WRITE_SOURCES, sources), (_WRITE_METERS, meters)):
         if rows:

@@ -21,11 +21,11 @@ def us(seconds: float) -> int:
     return BEGAN + round(seconds * S)
 
 
-def batch(*rows: tuple[int, float], way: float = 0.0) -> ReadingBatch:
+def batch(*rows: tuple[int, float], way: float = 0.0, names: tuple[str, ...] = ("A", "B", "C")) -> ReadingBatch:
     """Readings of (place, source time in s), that take `way` seconds."""
     meter = np.array([place for place, _ in rows], dtype=np.int64)
     source = np.array([us(at) for _, at in rows], dtype=np.int64)
-    return ReadingBatch([], meter, source, source + round(way * S), np.ones(len(rows)), np.zeros(len(rows), np.int64))
+    return ReadingBatch(names, meter, source, source + round(way * S), np.ones(len(rows)), np.zeros(len(rows), np.int64))
 
 
 def server(*ids, grace_s=5.0, **keys):
@@ -137,10 +137,18 @@ def test_marks_never_go_back():
     assert complete(book, 12) == 19
 
 
-def test_marks_of_an_earlier_collector_stay():
-    book = server("A")
-    book.resume({SERVER: us(50)})
-    assert complete(book, 51) == 50
+def test_meters_that_are_dropped_hold_nobody_back_and_begin_anew_when_they_return():
+    book = server("A", "B")
+    book.store(batch((0, 0), (1, 0), (1, 10)))
+    both = register_of(park_of(*(opcua("opc.tcp://h", id, interval_s=10.0) for id in "AB")))
+    without = both.after(park_of(opcua("opc.tcp://h", "B", interval_s=10.0)))
+    book.apply(without)
+    assert complete(book, 11) == 19
+    book.store(batch((0, 10)))                              # on its way when it was dropped
+    book.store(batch((0, 11), (1, 20)))
+    book.apply(both)
+    book.hear(SERVER, us(25))
+    assert book.meters(us(25)).complete_us.tolist() == [us(25), us(29)]
 
 
 def test_a_clock_that_jumps_ahead_promises_nothing_for_the_time_it_has_left_out():
@@ -202,6 +210,6 @@ def test_nothing_that_is_still_to_come_lies_before_a_mark(seed, jitter, way):
     while rows:
         share = int(rng.integers(1, 9))
         sent, rows = rows[:share], rows[share:]
-        book.store(batch(*((place, at) for at, place in sent), way=way))
+        book.store(batch(*((place, at) for at, place in sent), way=way, names=("M0", "M1", "M2", "M3")))
         (mark,) = book.sources(us(sent[-1][0] + way), ())
         assert all(us(at) + 2 >= (mark.complete_us or 0) for at, _ in rows)     # both are rounded to 1 us
