@@ -245,7 +245,7 @@ class Writer:
             async with self._store_turn:
                 await self._in_store(functools.partial(self._store.mark, *marks))
         except StoreError as error:
-            self._unmarked.since(str(error), "how complete sources are cannot be stored, windows wait for lateness_s: %s")
+            self._unmarked.since(str(error), "how complete sources are cannot be stored, windows close late: %s")
         else:
             self._unmarked.over("how complete sources are is stored again")
 

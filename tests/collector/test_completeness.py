@@ -25,7 +25,8 @@ def batch(*rows: tuple[int, float], way: float = 0.0, names: tuple[str, ...] = (
     """Readings of (place, source time in s), that take `way` seconds."""
     meter = np.array([place for place, _ in rows], dtype=np.int64)
     source = np.array([us(at) for _, at in rows], dtype=np.int64)
-    return ReadingBatch(names, meter, source, source + round(way * S), np.ones(len(rows)), np.zeros(len(rows), np.int64))
+    ones, good = np.ones(len(rows)), np.zeros(len(rows), dtype=np.int64)
+    return ReadingBatch(names, meter, source, source + round(way * S), ones, good)
 
 
 def server(*ids, grace_s=5.0, **keys):
