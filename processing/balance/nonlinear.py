@@ -226,10 +226,8 @@ class _Search:
     def step(self, projection: DenseProjection) -> bool:
         """Go one step; True if there was nothing left to go."""
         here = self.state
-        known = np.where(self.usable, self.measured, 0.0)[None]
-        rhs = (here.jacobian @ here.point - here.residual)[None]
-        target = projection.solve_from(known, rhs, here.point[None])[0]
-        target = self._within_bounds(target, projection)
+        known, rhs = self._linearised()
+        target = self._target(projection)
         direction = target - here.point
         allowed = np.where(self.scale > 0, self.scale, np.maximum(abs(target), abs(here.point)))
         steps = float(np.divide(abs(direction), allowed, out=np.zeros_like(allowed), where=direction != 0).max())
@@ -241,6 +239,16 @@ class _Search:
         self.weight = np.maximum(self.weight, 2.0 * abs(multipliers))
         self.state = self._along(direction, there, projection)
         return False
+
+    def _linearised(self) -> tuple[Floats, Floats]:
+        """Return what is known and the right-hand side of the constraints linearised here, shapes (1, n)."""
+        here = self.state
+        return np.where(self.usable, self.measured, 0.0)[None], (here.jacobian @ here.point - here.residual)[None]
+
+    def _target(self, projection: DenseProjection) -> Floats:
+        """Return the solution of the linearised problem, shape (n_variables,)."""
+        target: Floats = projection.solve_from(*self._linearised(), self.state.point[None])[0]
+        return self._within_bounds(target, projection)
 
     def _closed(self, state: _State) -> bool:
         """Whether every constraint is met to the tolerance of its terms, or of what one std in each makes of it."""
@@ -281,8 +289,11 @@ class _Search:
         return 0.5 * squares + float((weight * abs(state.residual)).sum())
 
     def result(self, converged: bool, iterations: int) -> NonlinearResult:
-        """Linearise where the search ended."""
-        return NonlinearResult(self, self.project(), converged, iterations)
+        """Linearise where the search ended; with these factors, which are not the quick ones, the balances close."""
+        projection = self.project()
+        if converged:
+            self.state = self.at(self._target(projection))
+        return NonlinearResult(self, projection, converged, iterations)
 
 
 def _start(measured: Floats, start: npt.ArrayLike | None, usable: Bools) -> Floats:
