@@ -109,9 +109,10 @@ class Attendance:
         """
         start, end = window_us
         excused, since = self.excused(gaps, end)
-        inside = readings.between(start, end)
+        past = readings.between(BEFORE, end)
+        usable = past.usable()
+        inside = usable.between(start, end)
         first = np.full(len(self._ids), BEFORE, dtype=np.int64)
         some = inside.start[1:] > inside.start[:-1]
         first[some] = inside.time_us[inside.start[:-1][some]]
-        last = readings.between(BEFORE, end).last_time_us()
-        return Presence(last, first, since, excused, end, patience_us)
+        return Presence(usable.last_time_us(), first, since, excused, end, patience_us, past.last_time_us())

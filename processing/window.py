@@ -132,6 +132,11 @@ class Readings:
         kept = begun & (self.time_us < table.valid_to_us[self.meter])
         return self if kept.all() else self._where(kept)
 
+    def usable(self) -> Readings:
+        """Return the readings that are not bad."""
+        kept = self.quality != BAD
+        return self if kept.all() else self._where(kept)
+
     def last_time_us(self) -> Ints:
         """Return each meter's last source time, shape (n_meters,) [us]; `BEFORE` where it has no reading."""
         last = np.full(self.n_meters, BEFORE, dtype=np.int64)

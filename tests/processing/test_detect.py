@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from park.model import Park
+from processing.attendance import Attendance
 from processing.detect.events import Alarm, Closed, Opened
 from processing.detect.meter_silent import Presence, SilentMeters
 from processing.detect.meter_stuck import StuckMeters
@@ -58,11 +59,11 @@ def test_without_delay_it_is_at_once():
 # -- silent ------------------------------------------------------------------------------------------------------------
 
 
-def presence(last, end, *, first=None, alive=0, excused=(False, False, False), patience=10):
+def presence(last, end, *, first=None, alive=0, excused=(False, False, False), patience=10, heard=None):
     return Presence(
         np.array([BEFORE if t is None else t * S for t in last]),
         np.array([BEFORE if t is None else t * S for t in (first or [None] * 3)]), np.full(3, alive * S),
-        np.array(excused), end * S, patience * S)
+        np.array(excused), end * S, patience * S, None if heard is None else np.array(heard) * S)
 
 
 @pytest.fixture
@@ -96,6 +97,25 @@ def test_gap_excuses_and_time_before_the_run_does_not_count(silent):
 def test_meter_that_never_sent_is_silent_once_its_source_has(silent):
     opened, = silent.step(presence([None, 95, 95], 100, alive=50))
     assert opened.subject == "F"
+
+
+def test_meter_that_sends_only_bad_values_is_silent_and_the_message_says_so(silent):
+    assert silent.step(presence([80, 95, 95], 100, heard=[95, 95, 95])) == []           # bad ones, not for long yet
+    opened, = silent.step(presence([80, 115, 115], 120, heard=[115, 115, 115]))
+    assert opened.subject == "F"
+    assert opened.message == "F has sent only bad values for 35 s; it is due every 5 s"
+    assert silent.step(presence([140, 135, 135], 140, first=[130, 130, 130], heard=[135, 135, 135])) == [
+        Closed("meter_silent", "F", 130 * S)]
+
+
+def test_single_bad_value_makes_nobody_silent(silent):
+    for end in range(100, 300, 20):
+        heard = [end - 5] * 3
+        assert silent.step(presence([end - 10, end - 5, end - 5], end, first=[end - 20] * 3, heard=heard)) == []
+
+
+def test_source_that_sends_only_bad_values_is_no_silent_collector(silent):
+    assert len(silent.step(presence([80, 80, 80], 120, heard=[115, 115, 115]))) == 3
 
 
 def test_each_protocol_is_a_source_of_its_own():
@@ -149,6 +169,18 @@ def test_silence_survives_a_restart(silent):
     again = SilentMeters(PAIR, MeterArrays.of(PAIR))
     again.restore(json.loads(json.dumps(silent.as_json())))
     assert again.flagged.tolist() == [True, False, False]
+
+
+def test_attendance_counts_usable_readings_apart_from_bad_ones():
+    attendance = Attendance(PAIR, MeterArrays.of(PAIR))
+    times = [t * S for t in (0, 5, 10, 15, 20, 25)]
+    quality = np.array([0, 0, 2, 2, 2, 2, *[0] * 6], dtype=np.uint8)
+    readings = Readings.of(3, [0] * 6 + [1] * 6, times * 2, [1.0] * 12, quality)
+    attendance.note(readings)
+    found = attendance.presence(readings, (20 * S, 40 * S), (), 10 * S)
+    assert found.last_us.tolist() == [5 * S, 25 * S, BEFORE]
+    assert found.first_us.tolist() == [BEFORE, 20 * S, BEFORE]
+    assert found.any_us.tolist() == [25 * S, 25 * S, BEFORE]
 
 
 # -- stuck -------------------------------------------------------------------------------------------------------------
