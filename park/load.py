@@ -52,6 +52,8 @@ _PLACEHOLDERS: Mapping[str, object] = {
     "quantity": "mass_flow",
     "unit": "kg/s",
     "source": {},
+    "endpoint": "?",
+    "url": "?",
     "kind": "material",
     "settles": "mass",
 }

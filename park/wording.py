@@ -54,6 +54,7 @@ SHAPES: Mapping[str, str] = {  # of the entries that stand inside others, by the
     "Amount": "{value: 40, unit: t/h}",
     "Bounds": "{min: 0, max: 60, unit: t/h}",
     "Price": "{value: 22.5, per: MWh}",
+    "Deadband": "{absolute: 0.5}",
     "Counter": "{modulus: 1.0e8, resolution: 0.1}",
     "EnthalpyReference": "{temperature_degC: 0.01}",
     "Source": '{mqtt: {topic: "plant/FT201", value: "$.value"}}',

@@ -6,6 +6,7 @@ Every check takes a `Draft`, reads only what has no fault yet, and yields faults
     network      the park itself, nodes and streams
     metering     meters: where they stand, what they measure and how well
     sources      where meters are read: OPC UA, MQTT, Sparkplug
+    servers      how OPC UA servers are reached
     brokers      how MQTT brokers are reached
     settlement   exchanges and their agreements
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from park.checks import brokers, entries, metering, network, settlement, sources
+from park.checks import brokers, entries, metering, network, servers, settlement, sources
 from park.draft import Draft
 from park.errors import Fault
 
@@ -24,7 +25,7 @@ Check = Callable[[Draft], Iterator[Fault]]
 
 CHECKS: tuple[Check, ...] = tuple(
     function
-    for module in (entries, network, metering, sources, brokers, settlement)
+    for module in (entries, network, metering, sources, servers, brokers, settlement)
     for name, function in vars(module).items()
     if name.startswith("check_for_")
 )

@@ -52,7 +52,15 @@ def check_for_wrong_opcua_endpoints(draft: Draft) -> Iterator[Fault]:
     """Find an endpoint that is no opc.tcp URL."""
     for item in draft.meters:
         opcua = item.entry.source.opcua
-        if opcua is not None and item.sound("source") and not _is_endpoint(opcua.endpoint):
+        if opcua is None or not item.sound("source"):
+            continue
+        if "@" in opcua.endpoint:
+            yield item.key_fault(
+                ("source", "opcua", "endpoint"),
+                f"must hold no user or password, got them before {show(opcua.endpoint.rpartition('@')[2])}",
+                "an entry of the section servers says who we are",
+            )
+        elif not is_endpoint(opcua.endpoint):
             yield item.key_fault(
                 ("source", "opcua", "endpoint"),
                 f"must be an opc.tcp URL, got {show(opcua.endpoint)}",
@@ -121,6 +129,18 @@ def check_for_time_formats_of_nothing(draft: Draft) -> Iterator[Fault]:
             )
 
 
+def check_for_samples_without_time(draft: Draft) -> Iterator[Fault]:
+    """Find arrays of samples that would all have the time of their arrival."""
+    for item in draft.meters:
+        mqtt = item.entry.source.mqtt
+        if mqtt is not None and item.sound("source") and mqtt.samples is not None and mqtt.time is None:
+            yield item.key_fault(
+                ("source", "mqtt", "samples"),
+                "needs a path to the time of each sample",
+                'such as time: "$.ts", which begins at the sample',
+            )
+
+
 def check_for_wrong_sparkplug_names(draft: Draft) -> Iterator[Fault]:
     """Find a group, edge node or device that cannot be part of a topic, or an empty metric."""
     for item in draft.meters:
@@ -156,7 +176,8 @@ def check_for_sources_used_twice(draft: Draft) -> Iterator[Fault]:
         users.setdefault(key, []).append(item)
 
 
-def _is_endpoint(text: str) -> bool:
+def is_endpoint(text: str) -> bool:
+    """Return whether a text is an opc.tcp URL."""
     try:
         url = urlsplit(text)
         port = url.port  # ValueError beyond 65535
@@ -184,7 +205,7 @@ def _signal(meter: Meter) -> tuple[str, ...] | None:
     """Return what makes a signal one and the same; None for a source that has its own fault."""
     source = meter.source
     if source.opcua is not None:
-        return ("opcua", source.opcua.endpoint, source.opcua.node_id)
+        return ("opcua", source.opcua.endpoint, source.opcua.node_id, str(source.opcua.index))
     if source.mqtt is not None:
         return (source.name, source.mqtt.topic, source.mqtt.samples or "", source.mqtt.value)
     if source.sparkplug is not None:

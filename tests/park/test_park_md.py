@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from park import brokers, model
+from park import brokers, model, servers
 from park.units import QUANTITIES, UNITS, dimensions_of_quantity, units_of
 
 TEXT = (Path(__file__).parents[2] / "docs" / "park.md").read_text(encoding="utf-8")
@@ -16,9 +16,9 @@ SECTIONS = {
     "meters": model.Meter, "source": model.Source, "opcua": model.OpcuaSource, "mqtt": model.MqttSource,
     "sparkplug": model.SparkplugSource, "exchanges": model.Exchange, "agreement": model.Agreement, "price": model.Price,
     "delivery": model.Delivery, "quality": model.QualityLimit, "avoids": model.Avoids, "allocate": model.Allocation,
-    "brokers": brokers.MqttBroker, "tls": brokers.Tls,
+    "servers": servers.OpcuaServer, "brokers": brokers.MqttBroker, "tls": brokers.Tls,
 }
-SHARED = (model.Amount, model.Uncertain, model.Bounds, model.Counter, model.EnthalpyReference)
+SHARED = (servers.Deadband, model.Amount, model.Uncertain, model.Bounds, model.Counter, model.EnthalpyReference)
 
 
 def rows(heading):
