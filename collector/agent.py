@@ -31,6 +31,7 @@ from collector.writing import Inflow, Writer
 from park.clock import RunClock
 from park.errors import InputError, StoreError, SymbiosisError
 from park.model import Park
+from park.servers import OpcuaServer, server_at
 
 OnState = Callable[[str, dict[str, object]], None]
 _Start = Callable[[str, Coroutine[Any, Any, None]], asyncio.Task[None]]
@@ -143,7 +144,8 @@ class Collector:
         self._standing = Standing(self._register, self._coverage, self._batches, self._rejections, clock)
         self._statuses = self._standing.statuses
         self._said: tuple[str, dict[str, object]] = ("", {})
-        self._opcua = [self._opcua_source(url, endpoints.get(url, url)) for url in self._register.opcua]
+        servers = [server_at(endpoint, park.servers) for endpoint in self._register.opcua]
+        self._opcua = [self._opcua_source(server, endpoints.get(server.endpoint, server.endpoint)) for server in servers]
         self._mqtt = self._mqtt_source(park.park.name, broker)
         self._sparkplug = self._sparkplug_source(park.park.name, broker)
         inflow = Inflow(self._register, self._batches, self._coverage, letters, self._rejections, clock, self._standing)
@@ -183,10 +185,10 @@ class Collector:
 
     # -- sources ----------------------------------------------------------------------------------------------------
 
-    def _opcua_source(self, configured: str, url: str) -> OpcuaSource:
-        endpoint = Endpoint(configured, url)
+    def _opcua_source(self, server: OpcuaServer, url: str) -> OpcuaSource:
+        endpoint = Endpoint.of(server, url)
         return OpcuaSource(
-            endpoint, tags_of(self._register, configured, self._clock.speed), self._batches,
+            endpoint, tags_of(self._register, server.endpoint, self._clock.speed, server), self._batches,
             self._status(endpoint.source, "opcua"), self._rejections, self._clock,
         )
 
