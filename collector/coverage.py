@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from collector.batches import Chunk, Interruption
-from collector.register import MQTT, Register
+from collector.register import MQTT, Register, protocol_of
 from collector.times import MICROS
 
 SKIPPED = 1.5           # intervals from one reading to the next that mean one between is missing
@@ -152,7 +152,8 @@ class Coverage:
             known = {p: last_us[p] for p in places if p in last_us and p not in self._resumed}
             self._resumed |= known.keys()
             if known:
-                self._resume_source(source, known, Interruption(cause, kept=source == MQTT), opened.get(source))
+                kept = protocol_of(source) == MQTT
+                self._resume_source(source, known, Interruption(cause, kept), opened.get(source))
 
     def _resume_source(self, source: str, known: Mapping[int, int], why: Interruption, open_gap: Gap | None) -> None:
         """Hold the meters of a source against what was stored of them before this process."""

@@ -24,6 +24,11 @@ MQTT = "mqtt"
 SPARKPLUG = "sparkplug"
 
 
+def protocol_of(source: str) -> str:
+    """Return the protocol of a source, by its name."""
+    return source.partition(":")[0]
+
+
 def opcua_source(endpoint: str) -> str:
     """Return the name of a server's source: its endpoint as the park configures it."""
     return f"opcua:{endpoint}"

@@ -59,9 +59,17 @@ class Rejections:
         if self._on_rejected is not None:
             self._on_rejected(source, subject, reason, what)
 
+    def count(self, source: str, reason: str) -> None:
+        """Count one more of a kind that was added from the same message."""
+        self._counts[source, reason] += 1
+
     def total(self, source: str) -> int:
         """Return how many of the source were rejected."""
         return sum(count for (of, _), count in self._counts.items() if of == source)
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Return the counts by source and reason, as they are now; for any thread."""
+        return dict(self._counts)
 
     def by_reason(self, source: str) -> dict[str, int]:
         """Return the counts of the source by reason."""

@@ -15,11 +15,11 @@ import asyncio
 import json
 import logging
 import math
+import ssl
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
-from urllib.parse import unquote, urlsplit
 
 import jsonpath_rfc9535 as jsonpath
 import numpy as np
@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.reasoncodes import ReasonCode
 
+from park.brokers import Address, address_of, shown
 from park.errors import InputError
 from park.model import Meter, MqttSource, Park
 from simulators.instruments import Readings
@@ -244,7 +245,7 @@ class MqttPublisher:
     Parameters
     ----------
     url
-        `mqtt://[user:password@]host[:port]`.
+        `mqtt[s]://[user:password@]host[:port]`.
     park
         The park; its MQTT meters are published.
     client_id
@@ -257,8 +258,8 @@ class MqttPublisher:
     """
 
     def __init__(self, url: str, park: Park, client_id: str) -> None:
-        self._url = url
-        self._host, self._port, user, password = broker_parts(url)
+        self._url = shown(url)
+        self._address = address_of(url)
         self._messages = messages(park)
         self._topic = {i: m.source.mqtt.topic for i, m in enumerate(park.meters) if m.source.mqtt is not None}
         self.mask: NDArray[np.bool_] = np.array([i in self._topic for i in range(len(park.meters))], dtype=np.bool_)
@@ -270,7 +271,7 @@ class MqttPublisher:
         self._idle.set()
         self._loop = asyncio.get_running_loop()
         self._told = ""
-        self._client = self._make_client(client_id, user, password)
+        self._client = self._make_client(client_id)
 
     @property
     def inseparable(self) -> frozenset[int]:
@@ -284,7 +285,7 @@ class MqttPublisher:
 
     async def connect(self) -> None:
         """Connect, however long it takes; told once if the broker is away."""
-        self._client.connect_async(self._host, self._port, keepalive=KEEPALIVE_S)
+        self._client.connect_async(self._address.host, self._address.port, keepalive=KEEPALIVE_S)
         self._client.loop_start()
         await self._connected.wait()
 
@@ -308,13 +309,11 @@ class MqttPublisher:
         await asyncio.to_thread(self._client.loop_stop)
         self._client._reset_sockets()        # paho leaves the pair that wakes its thread to its finaliser
 
-    def _make_client(self, client_id: str, user: str | None, password: str | None) -> mqtt.Client:
-        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id)
+    def _make_client(self, client_id: str) -> mqtt.Client:
+        client = new_client(self._address, client_id)
         client.max_inflight_messages_set(IN_FLIGHT)
         client.max_queued_messages_set(IN_FLIGHT)                 # the backlog is ours, so paho never queues
         client.reconnect_delay_set(*BACK_OFF_S)
-        if user is not None:
-            client.username_pw_set(user, password)
         client.on_connect = self._on_connect
         client.on_connect_fail = self._on_connect_fail
         client.on_disconnect = self._on_disconnect
@@ -382,11 +381,11 @@ class MqttPublisher:
         self._call(self._acknowledged)
 
 
-def broker_parts(url: str) -> tuple[str, int, str | None, str | None]:
-    """Split a broker's URL into host, port, user and password."""
-    parts = urlsplit(url)
-    if parts.scheme != "mqtt" or not parts.hostname:
-        raise InputError(f"broker {url!r}: must be mqtt://host:port")
-    user = None if parts.username is None else unquote(parts.username)
-    password = None if parts.password is None else unquote(parts.password)
-    return parts.hostname, parts.port or DEFAULT_PORT, user, password
+def new_client(address: Address, client_id: str) -> mqtt.Client:
+    """Return a client for a broker; over TLS it trusts the system's authorities."""
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id)
+    if address.user is not None:
+        client.username_pw_set(address.user, address.password)
+    if address.tls:
+        client.tls_set_context(ssl.create_default_context())
+    return client

@@ -26,13 +26,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import paho.mqtt.client as mqtt
 from numpy.typing import NDArray
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.reasoncodes import ReasonCode
 
+from park.brokers import address_of, shown
 from park.errors import InputError
 from park.model import Park
 from simulators.instruments import Readings, microseconds
-from simulators.mqtt_publisher import BACK_OFF_S, BACKLOG, KEEPALIVE_S, broker_parts
+from simulators.mqtt_publisher import BACK_OFF_S, BACKLOG, KEEPALIVE_S, new_client
 from simulators.sparkplug_wire import BOOLEAN, DOUBLE, INT64, REBIRTH, Metric, asks_rebirth, payload
 
 log = logging.getLogger(__name__)
@@ -149,10 +150,10 @@ class EdgeNode:
 
     def __init__(self, url: str, key: NodeKey, devices: dict[str, dict[int, str]], client_id: str) -> None:
         self.lost = 0
-        self._url = url
+        self._url = shown(url)
         self._group, self._name = key
         self._devices = devices
-        self._host, self._port, user, password = broker_parts(url)
+        self._address = address_of(url)
         self._seq = 0
         self._bd_seq = 0
         self._last: dict[int, _Sample] = {}                 # what went out last: a BIRTH tells it again
@@ -163,7 +164,7 @@ class EdgeNode:
         self._connected = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._told = ""
-        self._client = self._make_client(client_id, user, password)
+        self._client = self._make_client(client_id)
 
     @property
     def pending(self) -> int:
@@ -177,7 +178,7 @@ class EdgeNode:
 
     async def connect(self) -> None:
         """Connect, however long it takes."""
-        self._client.connect_async(self._host, self._port, keepalive=KEEPALIVE_S)
+        self._client.connect_async(self._address.host, self._address.port, keepalive=KEEPALIVE_S)
         self._client.loop_start()
         await self._connected.wait()
 
@@ -198,11 +199,9 @@ class EdgeNode:
         await asyncio.to_thread(self._client.loop_stop)
         self._client._reset_sockets()        # paho leaves the pair that wakes its thread to its finaliser
 
-    def _make_client(self, client_id: str, user: str | None, password: str | None) -> mqtt.Client:
-        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id)
+    def _make_client(self, client_id: str) -> mqtt.Client:
+        client = new_client(self._address, client_id)
         client.reconnect_delay_set(*BACK_OFF_S)
-        if user is not None:
-            client.username_pw_set(user, password)
         client.will_set(self._topic("NDEATH"), self._death(), qos=1)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect

@@ -73,7 +73,7 @@ def _browse(options: argparse.Namespace) -> tuple[Offer, tuple[str, ...]]:
 
 
 def _listen(options: argparse.Namespace) -> tuple[Offer, tuple[str, ...]]:
-    from collector.mqtt.client import broker_of
+    from collector.mqtt.broker import broker_of
     from collector.mqtt.listen import COLUMNS, listen
     from collector.opcua.browse import fits
 

@@ -17,7 +17,7 @@ from symbiosis.datafolder import HeldFolder, default_data_folder, hold
 from symbiosis.guard import guarded
 from symbiosis.machine import IN_HASTE_S, Machine, has_no_terminal, shown, start_database
 from symbiosis.runfile import RunFile
-from symbiosis.services import DEFAULT_BROKER
+from symbiosis.services import default_broker
 from symbiosis.supervisor import Interrupted
 from symbiosis.terminal import Screen
 
@@ -44,15 +44,15 @@ def run(options: RunOptions) -> int:
     ParkError
         If the park has faults; before anything is started.
     InputError
-        If the broker's URL is malformed; the same.
+        If a broker's URL or settings are wrong; the same.
     OperationError
         If the data folder is held by another run, or a server or service does not start.
     """
-    from collector.mqtt.client import broker_of
+    from collector.mqtt.broker import brokers_of
     from park.load import load_park
 
     park = load_park(options.park)
-    broker_of(options.broker or DEFAULT_BROKER, park.park.name)
+    brokers_of(park, options.broker or default_broker(park))
     headless = options.headless or has_no_terminal()
     root = (options.data or default_data_folder()).absolute()
     with ExitStack() as stack:
@@ -87,7 +87,7 @@ async def _begin(machine: Machine, options: RunOptions) -> None:
     dsn = start_database(machine, options.dsn)
     screen.done("database")
     RunFile(
-        dsn=dsn, park=str(options.park.absolute()), endpoints={}, broker=options.broker or DEFAULT_BROKER,
+        dsn=dsn, park=str(options.park.absolute()), endpoints={}, broker=options.broker or "",
         sent="", truth="", faults="", clock=REAL_TIME,
     ).write(machine.folder.runfile)
     screen.step("subscriptions")

@@ -18,14 +18,18 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from time import time
+from typing import TYPE_CHECKING
 
 from park.clock import REAL_TIME, RunClock
 from symbiosis.runfile import RunFile
 from symbiosis.service import Body, Orders, Say, run_service
 
+if TYPE_CHECKING:
+    from park.model import Park
+
 log = logging.getLogger(__name__)
 
-DEFAULT_BROKER = "mqtt://127.0.0.1:1883"
+DEFAULT_BROKER = "mqtt://127.0.0.1:1883"        # where none is given, and the park names none
 PENDING = 0.0       # epoch of a run that has not begun
 
 
@@ -91,9 +95,14 @@ class Surroundings:
         broker = options.broker if "broker" in options else None
         dsn = options.dsn if "dsn" in options else None
         if options.run is None:
-            return cls(dsn or "", broker or DEFAULT_BROKER, REAL_TIME, {})
+            return cls(dsn or "", broker or "", REAL_TIME, {})
         run = RunFile.read(options.run)
-        return cls(run.dsn or dsn or "", run.broker or broker or DEFAULT_BROKER, run.clock, dict(run.endpoints))
+        return cls(run.dsn or dsn or "", run.broker or broker or "", run.clock, dict(run.endpoints))
+
+
+def default_broker(park: Park) -> str:
+    """Return the broker of meters that name none where none is given; empty: the park names its own."""
+    return "" if park.brokers else DEFAULT_BROKER
 
 
 def load_simulate(options: argparse.Namespace) -> Body:
@@ -162,7 +171,8 @@ def load_collect(options: argparse.Namespace) -> Body:
 
             async def work(stop: asyncio.Event, _armed: asyncio.Event, _leave: asyncio.Event) -> None:
                 await collect(
-                    park, around.dsn, around.clock, endpoints=around.endpoints, broker=around.broker, stop=stop,
+                    park, around.dsn, around.clock, endpoints=around.endpoints,
+                    broker=around.broker or default_broker(park), stop=stop,
                     on_state=say,
                 )
 

@@ -17,11 +17,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
 
 from collector.discovery import Found, Offer, unit_named
-from collector.mqtt.client import CONNECT_S, KEEP_ALIVE_S, Broker
-from collector.mqtt.payload import LARGEST_PAYLOAD, SEVERITY, Rejected, Steps, time_us
+from collector.mqtt.broker import Broker
+from collector.mqtt.link import REFUSED, connect, new_client
+from collector.mqtt.paths import Steps
+from collector.mqtt.payload import LARGEST_PAYLOAD
+from collector.mqtt.values import SEVERITY, Rejected, time_us
 from collector.times import MICROS, plausible
 from park.errors import BrokerError
 from park.quality import UNCERTAIN_STATUS
@@ -36,7 +38,6 @@ _TIMES = frozenset({"ts", "time", "timestamp", "t", "datetime", "at", "source_ti
 _STATUSES = frozenset({"status", "statuscode", "status_code", "quality"})
 _UNITS = frozenset({"unit", "units", "uom"})
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_REFUSED = 0x80
 
 
 @dataclass(frozen=True)
@@ -132,11 +133,7 @@ class _Ear:
         self._subscribed = threading.Event()
         self._ended = threading.Event()
         self._reason = ""
-        self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id=broker.client_id, clean_session=True,
-                                   reconnect_on_failure=False)
-        self._client.connect_timeout = CONNECT_S
-        if broker.user is not None:
-            self._client.username_pw_set(broker.user, broker.password)
+        self._client = new_client(broker, keeps_session=False)
         self._client.on_connect = self._on_connect
         self._client.on_subscribe = self._on_subscribe
         self._client.on_message = self._on_message
@@ -145,7 +142,7 @@ class _Ear:
     def listen(self, seconds: float) -> Heard:
         """Connect, listen so long from the broker's answer on, and leave."""
         try:
-            self._client.connect(self._broker.host, self._broker.port, KEEP_ALIVE_S)
+            connect(self._client, self._broker, keeps_session=False)
         except OSError as error:
             raise BrokerError(f"cannot reach {self._broker}: {error}") from error
         self._client.loop_start()
@@ -175,7 +172,7 @@ class _Ear:
             client.subscribe([(topic, 0) for topic in self._topics])
 
     def _on_subscribe(self, _client: paho.Client, _data: Any, _mid: int, reasons: Sequence[Any], _more: Any) -> None:
-        refused = [topic for topic, reason in zip(self._topics, reasons, strict=False) if reason.value >= _REFUSED]
+        refused = [topic for topic, reason in zip(self._topics, reasons, strict=False) if reason.value >= REFUSED]
         if refused:
             self._end(f"the broker refuses topic {refused[0]!r}")
         self._subscribed.set()

@@ -19,17 +19,11 @@ import paho.mqtt.client as paho
 
 from collector.backoff import Backoff
 from collector.batches import Batches, Chunk
-from collector.mqtt.client import (
-    MESSAGES_A_CHUNK,
-    Broker,
-    BrokerSource,
-    Inbox,
-    Link,
-    Message,
-    acknowledge,
-    receipts_of,
-)
-from collector.register import SPARKPLUG
+from collector.mqtt.broker import Broker
+from collector.mqtt.client import MESSAGES_A_CHUNK, BrokerSource
+from collector.mqtt.inbox import Inbox, Message, acknowledge, receipts_of
+from collector.mqtt.link import Link
+from collector.register import Register
 from collector.sparkplug.host import NAMESPACE, Host
 from collector.status import SourceStatus, State
 from collector.times import micros_of_seconds
@@ -57,6 +51,10 @@ class _HostLink(Link):
         self._since_ms = int(time.time() * 1000)        # one for will and birth, as the specification has it
         super().__init__(replace(broker, client_id=f"{broker.client_id}-sparkplug"),
                          [self._state_topic, *topics], inbox)
+
+    def _filter(self, topic: str) -> str:
+        """Return the topic itself: a shared subscription would break the order of a node."""
+        return topic
 
     def tell(self, *, online: bool) -> None:
         """Publish STATE."""
@@ -98,15 +96,19 @@ class SparkplugSource(BrokerSource):
         super().__init__(broker, batches, status, clock, backoff)
         self._host = host
         self._state_topic = state_topic(host_id_of(broker))
-        self._link: _HostLink | None = None             # the connection with all subscriptions in force
         self._leaving = False
         self._unreleased: list[Message] = []            # come, not acknowledgeable: one that they wait for is missing
 
     def leave(self) -> None:
         """Say that the host goes, so that nodes that heed it keep what they sample from now on."""
         self._leaving = True
-        if self._link is not None:
-            self._link.tell(online=False)
+        self._tell(online=False)
+
+    async def apply(self, register: Register) -> None:
+        """Collect the meters of a changed register from now on, over the running connection."""
+        before = self._host.topics
+        self._host.apply(register)
+        await self._subscribe_anew(before, self._host.topics)
 
     async def read(self) -> None:
         """Turn messages into rows, node by node in their order, and send the commands that follow."""
@@ -134,10 +136,10 @@ class SparkplugSource(BrokerSource):
             for command in commands:
                 self._link.publish(command.topic, command.payload)
         self._say_ignored()
-        chunks = [Chunk(SPARKPLUG, segment.rows, segment.interruption) for segment in segments]
+        chunks = [Chunk(self.name, segment.rows, segment.interruption) for segment in segments]
         self._unreleased += messages
         if self._host.held == 0 and (receipts := receipts_of(self._unreleased)):
-            chunks.append(Chunk(SPARKPLUG, committed=partial(acknowledge, receipts)))
+            chunks.append(Chunk(self.name, committed=partial(acknowledge, receipts)))
         if self._host.held == 0:
             self._unreleased = []
         return chunks
@@ -149,8 +151,8 @@ class SparkplugSource(BrokerSource):
         except ValueError:
             said = None
         online = isinstance(said, dict) and said.get("online") is True
-        if not online and self._link is not None and not self._leaving:
-            self._link.tell(online=True)
+        if not online and not self._leaving:
+            self._tell(online=True)
 
     def _say_ignored(self) -> None:
         if self._host.ignored and self._status.state is State.RECEIVING:
@@ -161,11 +163,10 @@ class SparkplugSource(BrokerSource):
 
     def _connected(self, link: Link) -> None:
         super()._connected(link)
-        assert isinstance(link, _HostLink)
-        self._link = link
         if not self._leaving:
-            link.tell(online=True)
+            self._tell(online=True)
 
-    def _lost(self, reason: str) -> None:
-        self._link = None
-        super()._lost(reason)
+    def _tell(self, *, online: bool) -> None:
+        """Publish STATE, if there is a connection."""
+        if isinstance(self._link, _HostLink):
+            self._link.tell(online=online)

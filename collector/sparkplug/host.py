@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from google.protobuf.message import DecodeError
 
 from collector.batches import Rows
-from collector.mqtt.payload import Rejected
+from collector.mqtt.values import Rejected
 from collector.register import SPARKPLUG, Register
 from collector.rejections import Rejections
 from collector.sparkplug.node import REBIRTH_S, Node, NodeKey, bd_seq_of, known, nodes_of, text

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from collector.mqtt.payload import Rejected
+from collector.mqtt.values import Rejected
 from collector.sparkplug.wire import BOOLEAN
 from collector.times import plausible
 from park.quality import BAD_STATUS, GOOD_STATUS, UNCERTAIN_STATUS

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from collector.batches import Interruption, Rows
-from collector.mqtt.payload import Rejected
+from collector.mqtt.values import Rejected
 from collector.rejections import Kept, Rejections
 from collector.sparkplug import metrics
 from collector.sparkplug.node import BD_SEQ, Known, Node

@@ -9,7 +9,7 @@ import pytest
 
 from collector.discovery import Found, Offer, as_csv, left_open, quantity_of, unit_named
 from collector.mqtt.listen import Beside, numbers, path_text
-from collector.mqtt.payload import compile_path
+from collector.mqtt.paths import compile_path
 from collector.opcua.engineering_units import _UNIT_OF_CODE, unit_of_code
 from collector.times import micros
 from park.units import UNITS

@@ -11,17 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.batches import Rows
-from collector.mqtt.payload import (
-    MISSING,
-    Rejected,
-    Topics,
-    at,
-    compile_path,
-    number,
-    rules_of,
-    status_code,
-    time_us,
-)
+from collector.mqtt.paths import MISSING, at, compile_path
+from collector.mqtt.payload import Topics, rules_of
+from collector.mqtt.values import Rejected, number, status_code, time_us
 from collector.register import register_of
 from collector.rejections import Rejections
 from collector.times import micros
@@ -97,13 +89,30 @@ def test_what_is_no_time_is_rejected(value, reason):
         time_us(value)
 
 
+@pytest.mark.parametrize(("form", "value", "us"), [
+    ("iso", "2026-03-01T12:00:00Z", NOON_US), ("s", NOON_US // 10**6, NOON_US), ("s", 1.5, 1_500_000),
+    ("ms", 5, 5_000), ("ms", 5.25, 5_250), ("us", 7, 7), ("us", 7.5, 8), ("ns", 1_999, 1), ("ns", -1, -1),
+    ("ns", NOON_US * 1000 + 999, NOON_US),
+])
+def test_a_format_says_what_a_number_means(form, value, us):
+    assert time_us(value, form) == us
+
+
+@pytest.mark.parametrize(("form", "value"), [
+    ("iso", 5), ("s", "2026-03-01T12:00:00Z"), ("ms", "5"), ("ns", True), ("us", math.inf), ("s", None)])
+def test_a_time_of_another_format_is_rejected(form, value):
+    with pytest.raises(Rejected, match=f"time is not of the format {form}"):
+        time_us(value, form)
+
+
 @pytest.mark.parametrize(("value", "code"), [
-    (0, 0), (0x80310000, 0x80310000), ("good", 0), ("Uncertain", 0x40000000), ("BAD", 0x80000000)])
-def test_a_status_is_a_code_or_a_word(value, code):
+    (0, 0), (0x80310000, 0x80310000), ("good", 0), ("Uncertain", 0x40000000), ("BAD", 0x80000000),
+    (True, 0), (False, 0x80000000)])
+def test_a_status_is_a_code_a_word_or_a_truth(value, code):
     assert status_code(value) == code
 
 
-@pytest.mark.parametrize("value", [-1, 2**32, 1.0, True, "fine", None, []])
+@pytest.mark.parametrize("value", [-1, 2**32, 1.0, "fine", "true", None, []])
 def test_what_is_no_status_is_rejected(value):
     with pytest.raises(Rejected, match="status"):
         status_code(value)
@@ -194,3 +203,55 @@ def test_a_payload_of_ten_megabytes_is_counted():
     reader, rejections = topics(mqtt("A"))
     read(reader, "plant/A", b"[" + b"1," * 5_000_000 + b"1]")
     assert rejections.by_reason("mqtt") == {"payload is larger than 1 MiB": 1}
+
+
+SAMPLES = {"samples": "$.s", "value": "$.v", "time": "$.t", "status": "$.q"}
+
+
+def read_samples(document, **paths):
+    rejections, rows = Rejections(), Rows()
+    topics = Topics(rules_of(register_of(park_of(mqtt("FT1", "t", paths=SAMPLES | paths)))), rejections)
+    topics.read("t", json.dumps(document).encode(), LATER_US, rows)
+    return list(zip(rows.source_us, rows.value, rows.status, strict=True)), rejections.by_reason("mqtt")
+
+
+def test_each_sample_of_an_array_is_a_reading():
+    samples = [{"v": 1, "t": NOON_US}, {"v": 2, "t": NOON_US + 1, "q": False}, {"v": None, "t": NOON_US + 2}]
+    found, reasons = read_samples({"s": samples})
+    assert found[:2] == [(NOON_US, 1.0, 0), (NOON_US + 1, 2.0, 0x80000000)]
+    assert found[2][::2] == (NOON_US + 2, 0x80000000)
+    assert reasons == {}
+    assert read_samples({"s": []}) == ([], {})
+
+
+def test_a_bad_sample_stops_no_other_and_is_counted():
+    samples = [{"v": "1", "t": NOON_US}, {"v": 2, "t": NOON_US}, {"v": "3", "t": 1}, {"v": 4}, {"w": 5}, 6]
+    found, reasons = read_samples({"s": samples})
+    assert found == [(NOON_US, 2.0, 0)]
+    assert reasons == {"value is not a number": 2, "nothing at the path of the time": 1}
+
+
+@pytest.mark.parametrize(("document", "reason"), [
+    ({"s": {"v": 1}}, "no array at the path of the samples"), ({"r": []}, "nothing at the path of the value"),
+    ({"s": [1, 2]}, "nothing at the path of the value"), ({"s": "abc"}, "no array at the path of the samples")])
+def test_what_has_no_samples_is_counted(document, reason):
+    assert read_samples(document) == ([], {reason: 1})
+
+
+def test_samples_may_be_pairs():
+    assert read_samples([[NOON_US, 1.5], [NOON_US + 1, 2.5]], samples="$", value="$[1]", time="$[0]", status=None)[0] == [
+        (NOON_US, 1.5, 0), (NOON_US + 1, 2.5, 0)]
+
+
+def test_a_changed_register_is_read_from_then_on():
+    rejections, rows = Rejections(), Rows()
+    paths = {"value": "$.v"}
+    before = register_of(park_of(mqtt("FT1", "a", paths=paths), mqtt("FT2", "b", paths=paths)))
+    topics = Topics(rules_of(before), rejections)
+    topics.apply(before.after(park_of(mqtt("FT2", "b", paths={"value": "$.v"}), mqtt("FT3", "c", paths={}))))
+    assert topics.topics == ["b", "c"]
+    for topic, payload in (("a", b'{"v": 1}'), ("b", b'{"v": 2}'), ("c", b"3")):
+        topics.read(topic, payload, LATER_US, rows)
+    assert (rows.place, rows.value) == ([1, 2], [2.0, 3.0])
+    assert topics.take_strange() == {"a"}
+    assert topics.take_strange() == set()

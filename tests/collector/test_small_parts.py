@@ -8,7 +8,7 @@ import pytest
 
 from collector.backoff import JITTER, Backoff
 from collector.batches import Rows
-from collector.mqtt.client import Broker, broker_of, default_client_id
+from collector.mqtt.broker import Broker, broker_of, default_client_id
 from collector.register import register_of
 from collector.rejections import EXCERPT, Rejections
 from collector.status import SourceStatus, State
@@ -93,7 +93,7 @@ def test_a_broker_url_names_host_port_user_and_client():
     assert str(broker_of(f"mqtt://{user}@h", "P")) == "mqtt://h:1883"
 
 
-@pytest.mark.parametrize("url", ["h:1883", f"mqtts://{'u:secret'}@h", "mqtt://", "mqtt://h:0", "mqtt://h:99999", ""])
+@pytest.mark.parametrize("url", ["h:1883", f"http://{'u:secret'}@h", "mqtt://", "mqtt://h:0", "mqtt://h:99999", ""])
 def test_a_wrong_broker_url_is_refused_without_its_password(url):
     with pytest.raises(InputError, match="must be mqtt://host:port") as error:
         broker_of(url, "P")

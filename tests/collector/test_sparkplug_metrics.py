@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from collector.mqtt.payload import Rejected
+from collector.mqtt.values import Rejected
 from collector.sparkplug import metrics
 from collector.sparkplug.wire import Payload
 

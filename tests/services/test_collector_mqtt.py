@@ -13,7 +13,8 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from collector.agent import collect
-from collector.mqtt import client
+from collector.mqtt import link
+from park.brokers import MqttBroker
 from park.clock import REAL_TIME
 from park.errors import InputError
 from tests.collector.running import PATIENCE_S, at, collecting, mqtt, park_of, rows, spawned, until_stored
@@ -205,11 +206,11 @@ async def test_a_broker_that_comes_later_is_waited_for(broker, postgres_dsn):
 
 
 async def test_a_broker_that_falls_silent_is_left_and_reached_again(broker, postgres_dsn, monkeypatch):
-    monkeypatch.setattr(client, "KEEP_ALIVE_S", 1)
-    monkeypatch.setattr(client, "SUBSCRIBE_S", 1.0)
+    monkeypatch.setattr(link, "SUBSCRIBE_S", 1.0)
     async with FaultProxy(broker.port) as proxy, publishing(broker) as publisher:
-        url = f"mqtt://127.0.0.1:{proxy.port}"
-        async with collecting(park_of(mqtt("FT1")), postgres_dsn, broker=url) as running:
+        entry = MqttBroker(id="b", url=f"mqtt://127.0.0.1:{proxy.port}", keepalive_s=1)
+        park = park_of(mqtt("FT1")).model_copy(update={"brokers": (entry,)})
+        async with collecting(park, postgres_dsn) as running:
             proxy.freeze()
             await publisher.send("plant/FT1", [reading(0, 1.0)])
             await running.saw("waiting")

@@ -43,7 +43,7 @@ BAD = {
     b'{"value": 1, "ts": "yesterday"}': "time is neither ISO 8601 nor an epoch",
     b'{"value": 1, "ts": "1999-12-31T23:59:59Z"}': "time is before 2000 or more than a day ahead",
     b'{"value": 1, "ts": "9999-01-01T00:00:00Z"}': "time is before 2000 or more than a day ahead",
-    b'{"value": 1, "ts": 1772366400, "status": "fine"}': "status is no StatusCode, good, uncertain or bad",
+    b'{"value": 1, "ts": 1772366400, "status": "fine"}': "status is no StatusCode, good, uncertain, bad, true or false",
     b'{"tag": "unknown", "ts": 1772366400}': "nothing at the path of the value",
     b"": "payload is not JSON",
 }

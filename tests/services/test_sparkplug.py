@@ -15,7 +15,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from collector.agent import collect
-from collector.mqtt.client import default_client_id
+from collector.mqtt.broker import default_client_id
 from park.clock import REAL_TIME
 from park.errors import InputError
 from simulators.instruments import Readings
