@@ -28,13 +28,15 @@ from collector.times import micros, moment
 from park.child_process import FolderLock
 from park.errors import InputError, OperationError, SpoolError
 from park.store.dead_letters import DeadLetter, storable_text
-from park.store.readings import ReadingBatch
+from park.store.readings import ReadingBatch, reading_batch
 
 FILE_NAME = "spool.sqlite3"
+LOG = "-wal"                # what SQLite calls the log beside it
 LOCK_NAME = "lock"
 _VERSION = 1                # of the file, in its user_version; a newer one is refused
-_PAGE_BYTES = 16_384        # a batch of 5,000 rows is 11 pages; one of 20 rows shares its page with others
+_PAGE_BYTES = 4_096         # SQLite's own; what a batch of 20 rows, as a broker gives them, writes at least
 _SMALLEST_BYTES = 1 << 20
+NOTHING = reading_batch([], (), (), ())
 _SCHEMA = """
     create table batch (number integer primary key, row_count integer not null, readings blob not null);
     create table gap (
@@ -77,10 +79,19 @@ class SpoolSettings:
     max_bytes
         Size of its file; the log beside it adds up to 16 MiB. A reading takes 36 bytes: 2 GiB are 59 million readings,
         16 hours of 1,000 a second.
+
+    Raises
+    ------
+    InputError
+        If the size is too small for a batch.
     """
 
     folder: Path
     max_bytes: int = 2 << 30
+
+    def __post_init__(self) -> None:
+        if self.max_bytes < _SMALLEST_BYTES:
+            raise InputError(f"the spool must be allowed at least 1 MiB, got {self.max_bytes} bytes")
 
 
 @dataclass(frozen=True)
@@ -109,8 +120,6 @@ class Spool:
     """
 
     def __init__(self, settings: SpoolSettings) -> None:
-        if settings.max_bytes < _SMALLEST_BYTES:
-            raise InputError(f"the spool must be allowed at least 1 MiB, got {settings.max_bytes} bytes")
         self.settings = settings
         self.batches = self.rows = self.letters = 0
         self._read_to = self._letters_read_to = 0       # numbers go on in a file that replaces a damaged one
@@ -245,7 +254,7 @@ class Spool:
                 cursor.close()
 
     def _forget(self, statement: str, upto: int) -> None:
-        """Delete up to a number; what a full disk keeps from it is deleted with the next."""
+        """Delete up to a number. A full disk may refuse even that, until nothing in the file is needed any more."""
         try:
             with self._writing() as conn:
                 conn.execute(statement, [upto])
@@ -254,7 +263,16 @@ class Spool:
         except SpoolDamagedError:
             raise
         except SpoolError:
-            return
+            if self.is_empty:
+                self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Make an empty file of one whose batches and letters are all let go."""
+        gaps = self.gaps()
+        self.drop()
+        for path in (self.path, self.path.with_name(self.path.name + LOG)):
+            path.unlink(missing_ok=True)
+        self.append(NOTHING, gaps)
 
     def _shrink(self) -> None:
         """Give the disk back what an empty file holds."""

@@ -18,15 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from collector.spool import LETTER_COLUMNS, Spool, SpoolDamagedError, letter_of
+from collector.spool import LETTER_COLUMNS, LOG, NOTHING, Spool, SpoolDamagedError, letter_of
 from collector.spool_format import DamagedBatchError, decode_batch
-from park.store.readings import reading_batch
 
 _logger = logging.getLogger(__name__)
 _Row = TypeVar("_Row")
 
-LOG = "-wal"
-NOTHING = reading_batch([], (), (), ())
 # SQLite, "Database File Format", 4.1: a head of 32 bytes, then frames of 24 bytes and a page
 _LOG_HEAD = struct.Struct(">8I")
 _FRAME_HEAD = struct.Struct(">6I")
@@ -101,6 +98,7 @@ def rescue(spool: Spool, why: SpoolDamagedError) -> Rescued:
         _take_over_batches(conn, spool, rescued)
         letters = _each(conn, _NEXT_LETTER, _last_number(conn, "letter"), lambda row: letter_of((*row[1:], row[0])))
         spool.append(NOTHING, letters=[letter for _, letter in letters if letter])
+    rescued.aside.with_name(f"{rescued.aside.name}-shm").unlink(missing_ok=True)        # made by looking at it
     spool.open()            # counts what was taken over
     _logger.error("the spool was damaged: %s", rescued)
     return rescued

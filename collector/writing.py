@@ -124,6 +124,7 @@ class Writer:
         inflow.standing.spooled_rows = lambda: self.spooled_rows
         self._sources = dict(zip(inflow.register.ids, inflow.register.source, strict=True))
         self._gaps_there: dict[str, Gap] = {}       # in the spool, by key
+        self._asked = asyncio.Event()               # the database was asked once how things stand
         self._resumed = asyncio.Event()
         self._spooled = asyncio.Event()             # something waits in the spool
         self._moved = asyncio.Event()               # another try may be worth it
@@ -177,7 +178,7 @@ class Writer:
     async def write(self) -> None:
         """Take batches for ever; each is durable before its source is told and the next one is taken."""
         batches = self._in.batches
-        await _within(PATIENCE_S, self._resumed)
+        await _within(PATIENCE_S, self._asked)
         while True:
             await batches.due()
             chunks = batches.take()
@@ -200,6 +201,8 @@ class Writer:
             self._moved.clear()
             await _within(backoff.next(), self._moved)
         self.is_held_back = False
+        if self._spool is not None and self._spool.is_empty:
+            self.disk.over("the spool is not needed any more")
 
     async def _to_database(self, batch: ReadingBatch) -> bool:
         """Write a batch into the database, if it is its turn; return whether it is there."""
@@ -293,7 +296,6 @@ class Writer:
     async def replay(self) -> None:
         """Take up where an earlier collector stopped, and bring the spool into the database, for ever."""
         await self._until(self._resume)
-        self._resumed.set()
         self._moved.set()
         spool = self._spool
         while spool is not None:
@@ -304,6 +306,7 @@ class Writer:
                 await self._replay_letters()
             else:
                 self._spooled.clear()
+                self.disk.over("the spool is empty")
                 _logger.info("all that waited in the spool is in the database")
 
     async def _until(self, attempt: Callable[[], Awaitable[bool]]) -> None:
@@ -323,10 +326,13 @@ class Writer:
         except StoreError as error:
             self._say_away(str(error))
             return False
+        finally:
+            self._asked.set()
         self._say_back()
         known = {gap.id for gap in self._gaps_there.values()}
         self._in.coverage.resume(
             earlier.last_us, [gap for gap in earlier.open_gaps if gap.id not in known], NOT_RUNNING)
+        self._resumed.set()
         return True
 
     async def _replay_batches(self) -> bool:

@@ -168,6 +168,10 @@ def _add_collect(commands: Subparsers) -> None:
     _add_park(command)
     _add_store(command)
     _add_broker(command)
+    command.add_argument("--spool", type=Path, metavar="DIR",
+                         help="where readings wait while the database is away (default: spool in --data or beside --run)")
+    command.add_argument("--spool-mb", type=_positive, default=2048.0, metavar="N",
+                         help="size that it may have (default 2048); then the sources are held back")
     _add_supervision(command)
     command.set_defaults(work=_service("collect"))
 

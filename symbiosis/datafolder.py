@@ -3,6 +3,7 @@
     DATA/lock            held while a supervisor runs; says who
     DATA/postgres/       the embedded database (`park.store.embedded`)
     DATA/broker/         what the broker keeps for clients that are away
+    DATA/spool/          readings that wait while the database is away (`collector.spool`)
     DATA/logs/           one file a service
     DATA/runs/<stamp>/   sent.csv, truth.csv, faults.csv of one run
     DATA/run.json        how to reach the run that holds the folder (`symbiosis.runfile`)
@@ -24,7 +25,7 @@ from pathlib import Path
 from park.child_process import FolderLock
 from park.errors import OperationError, StoreError
 
-OURS = ("postgres", "postgres.new", "postgres.log", "postgres.log.1", "broker", "logs", "runs", "run.json")
+OURS = ("postgres", "postgres.new", "postgres.log", "postgres.log.1", "broker", "spool", "logs", "runs", "run.json")
 
 
 def default_data_folder() -> Path:

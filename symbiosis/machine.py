@@ -12,7 +12,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -159,8 +159,11 @@ class Machine:
             self.screen.note(f"{name} runs again")
 
 
-def start_database(machine: Machine, dsn: str | None) -> str:
-    """Start the embedded database unless one is named, bring its tables up to date, and return where it is."""
+def start_database(machine: Machine, dsn: str | None, when_away: Callable[[], None] = lambda: None) -> str:
+    """Start the embedded database unless one is named, bring its tables up to date, and return where it is.
+
+    `when_away` is called each time that a named one is found away.
+    """
     from park.store.embedded import EmbeddedPostgres
     from symbiosis.database import migrate_when_there
 
@@ -168,8 +171,13 @@ def start_database(machine: Machine, dsn: str | None) -> str:
         database = EmbeddedPostgres(machine.folder.root)
         machine.start_server("the database", database)
         dsn = database.dsn
+
+    def pause(seconds: float) -> None:
+        when_away()
+        time.sleep(seconds)
+
     with machine.interrupts.raised():
-        migrate_when_there(dsn, machine.screen.note, time.sleep)
+        migrate_when_there(dsn, machine.screen.note, pause)
     return dsn
 
 

@@ -83,15 +83,23 @@ async def _begin(machine: Machine, options: RunOptions) -> None:
     screen = machine.screen
     collect, process = [
         await machine.launch(name, options.park.absolute(), machine.folder.runfile) for name in SERVICES]
+    begun: list[str] = []
+
+    def begin(dsn: str) -> None:
+        """Let the collector begin, once: with its spool it needs no database."""
+        if not begun:
+            RunFile(
+                dsn=dsn, park=str(options.park.absolute()), endpoints={}, broker=options.broker or "",
+                sent="", truth="", faults="", clock=REAL_TIME,
+            ).write(machine.folder.runfile)
+            collect.order("start")
+            begun.append(dsn)
+
     screen.step("database")
-    dsn = start_database(machine, options.dsn)
+    dsn = start_database(machine, options.dsn, lambda: begin(options.dsn or ""))
     screen.done("database")
-    RunFile(
-        dsn=dsn, park=str(options.park.absolute()), endpoints={}, broker=options.broker or "",
-        sent="", truth="", faults="", clock=REAL_TIME,
-    ).write(machine.folder.runfile)
+    begin(dsn)
     screen.step("subscriptions")
-    collect.order("start")
     process.order("start")
     machine.watch(dsn, REAL_TIME)
     armed = await collect.reached("armed")

@@ -162,23 +162,37 @@ def _runfile(options: argparse.Namespace) -> Path:
 def load_collect(options: argparse.Namespace) -> Body:
     """Import what collecting needs, and read the park."""
     from collector.agent import collect
+    from collector.spool import SpoolSettings
     from park.load import load_park
+    from symbiosis.database import meanwhile_migrated
 
     park = load_park(options.park)
+    spool = SpoolSettings(_spool_folder(options), round(options.spool_mb * 1e6))
 
     def body(orders: Orders, say: Say) -> None:
-        with _store(options, orders) as around:
+        with _found(options) as around:
 
             async def work(stop: asyncio.Event, _armed: asyncio.Event, _leave: asyncio.Event) -> None:
-                await collect(
+                collecting = collect(
                     park, around.dsn, around.clock, endpoints=around.endpoints,
                     broker=around.broker or default_broker(park), stop=stop,
-                    on_state=say,
+                    on_state=say, spool=spool,
                 )
+                await (collecting if options.supervised else meanwhile_migrated(around.dsn, log.warning, collecting))
 
             asyncio.run(_with_events(orders, work))
 
     return body
+
+
+def _spool_folder(options: argparse.Namespace) -> Path:
+    """Return where readings wait: the folder that is named, else beside the run's other files."""
+    from symbiosis.datafolder import default_data_folder
+
+    if options.spool is not None:
+        return Path(options.spool)
+    beside = options.run.parent if options.run is not None else options.data or default_data_folder()
+    return Path(beside) / "spool"
 
 
 def load_process(options: argparse.Namespace) -> Body:
@@ -215,12 +229,20 @@ async def _with_events(orders: Orders, work: Work) -> None:
 @contextmanager
 def _store(options: argparse.Namespace, orders: Orders) -> Iterator[Surroundings]:
     """Provide the surroundings with a database that has this version's tables."""
-    from park.store.location import open_database
     from symbiosis.database import migrate_when_there
+
+    with _found(options) as around:
+        if not options.supervised:
+            migrate_when_there(around.dsn, log.warning, orders.event("stop").wait)
+        yield around
+
+
+@contextmanager
+def _found(options: argparse.Namespace) -> Iterator[Surroundings]:
+    """Provide the surroundings with the database that is meant, there or not."""
+    from park.store.location import open_database
     from symbiosis.datafolder import default_data_folder
 
     around = Surroundings.of(options)
     with open_database(around.dsn or None, options.data or default_data_folder(), create=True) as dsn:
-        if not options.supervised:
-            migrate_when_there(dsn, log.warning, orders.event("stop").wait)
         yield replace(around, dsn=dsn)

@@ -122,21 +122,24 @@ async def collecting(
 
 _COLLECT = """
 import asyncio, sys
+from pathlib import Path
 from collector.agent import collect
+from collector.spool import SpoolSettings
 from park.clock import REAL_TIME
 from park.model import Park
 
 async def run():
     park = Park.model_validate_json(sys.stdin.read())
-    await collect(park, sys.argv[1], REAL_TIME, broker=sys.argv[2], stop=asyncio.Event())
+    spool = SpoolSettings(Path(sys.argv[3])) if len(sys.argv) > 3 else None
+    await collect(park, sys.argv[1], REAL_TIME, broker=sys.argv[2], stop=asyncio.Event(), spool=spool)
 
 asyncio.run(run())
 """
 
 
-def spawned(park: Park, dsn: str, broker: str) -> subprocess.Popen[str]:
-    """Start a collector in a process of its own, to be killed."""
-    process = subprocess.Popen([sys.executable, "-c", _COLLECT, dsn, broker], stdin=subprocess.PIPE, text=True)
+def spawned(park: Park, dsn: str, broker: str, *spool: str) -> subprocess.Popen[str]:
+    """Start a collector in a process of its own, to be killed; with a spool in this folder, if one is named."""
+    process = subprocess.Popen([sys.executable, "-c", _COLLECT, dsn, broker, *spool], stdin=subprocess.PIPE, text=True)
     assert process.stdin is not None
     process.stdin.write(park.model_dump_json(by_alias=True))
     process.stdin.close()

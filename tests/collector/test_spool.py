@@ -190,7 +190,7 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 
 def test_a_size_that_holds_nothing_is_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="at least 1 MiB, got 1000 bytes"):
-        Spool(SpoolSettings(folder, max_bytes=1000))
+        SpoolSettings(folder, max_bytes=1000)
 
 
 def test_the_file_of_a_newer_version_is_not_touched(folder: Path) -> None:
@@ -276,7 +276,7 @@ def test_a_damaged_batch_is_set_aside_with_its_file_and_the_others_are_taken_ove
     path = folder / "spool.sqlite3"
     data = bytearray(path.read_bytes())
     at = data.index(encode_batch(batch_of(7, LARGE))[:100])
-    data[at + 1000] ^= 0xFF
+    data[at + 60] ^= 0xFF
     path.write_bytes(data)
     spool = Spool(SpoolSettings(folder))
     rescued = open_or_rescue(spool)

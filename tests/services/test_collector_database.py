@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -41,6 +43,12 @@ class Database:
         await asyncio.to_thread(self._server.start)
         self._link.unlink(missing_ok=True)
         self._link.symlink_to(conninfo_to_dict(self._server.dsn)["host"])
+
+    async def kill(self) -> None:
+        """Kill it at once."""
+        assert self._server is not None
+        os.kill(self._server.pid, signal.SIGKILL)
+        await asyncio.to_thread(self._server.stop)
 
     async def stop(self) -> None:
         """Stop."""
