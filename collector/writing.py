@@ -31,8 +31,8 @@ from collector.coverage import Coverage, Gap
 from collector.dead_letters import DeadLetters
 from collector.register import Register
 from collector.rejections import Rejections
-from collector.spool import Spool, SpoolDamagedError, SpoolSettings
-from collector.spool_rescue import NOTHING, Rescued, open_or_rescue, rescue
+from collector.spool import NOTHING, Spool, SpoolDamagedError, SpoolSettings
+from collector.spool_rescue import Rescued, open_or_rescue, rescue
 from collector.standing import Marks, Standing
 from collector.store import CollectorStore, SourceRow
 from collector.times import EARLIEST_US, micros_of_seconds, moment

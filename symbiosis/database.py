@@ -7,13 +7,11 @@ What the tables are is in `park.store`; `status` and `retention` are told in `sy
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import re
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, closing
 from datetime import UTC, datetime
 from itertools import chain, repeat
@@ -22,6 +20,7 @@ from typing import TYPE_CHECKING, TextIO, cast
 
 from park.errors import InputError, StoreError
 from symbiosis import holdings
+from symbiosis.options import add_database, positive
 
 if TYPE_CHECKING:
     import psycopg
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 DONE = 0
 TIMEOUT_S = 60.0
-HEAD_START_S = 3.0      # of the tables before the work that needs them and bears their absence
 _PAGE_ROWS = 1000
 _BACK_OFF_S = (0.25, 0.5, 1.0, 2.0, 4.0)
 _QUOTED = re.compile(r'[",\r\n]')
@@ -77,40 +75,6 @@ def migrate_when_there(dsn: str, tell: Callable[[str], None], pause: Callable[[f
             return
 
 
-async def meanwhile_migrated(dsn: str, tell: Callable[[str], None], work: Coroutine[None, None, None]) -> None:
-    """Do work that bears a database that is away, and bring the tables up to date beside it.
-
-    Parameters
-    ----------
-    dsn, tell
-        As of `migrate_when_there`.
-    work
-        Begins when the tables are up to date, or after `HEAD_START_S`.
-
-    Raises
-    ------
-    StoreError
-        If the tables cannot be brought up to date; the work is cancelled then.
-    """
-    ended = threading.Event()
-    migrating = asyncio.create_task(asyncio.to_thread(migrate_when_there, dsn, tell, ended.wait))
-    working: asyncio.Task[None] | None = None
-    try:
-        await asyncio.wait({migrating}, timeout=HEAD_START_S)
-        working = asyncio.create_task(work)
-        await asyncio.wait({migrating, working}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            await migrating
-        await working
-    finally:
-        ended.set()
-        if working is None:
-            work.close()
-        else:
-            working.cancel()
-        await asyncio.gather(*filter(None, (migrating, working)), return_exceptions=True)
-
-
 def add_command(commands: Subparsers) -> None:
     """Add `symbiosis db` with its own commands."""
     db = commands.add_parser(
@@ -129,7 +93,8 @@ def add_command(commands: Subparsers) -> None:
     sql = _add_action(actions, "sql", "prints the answer to one query as CSV; changes nothing")
     sql.add_argument("query", metavar="QUERY", help="one SQL statement; - reads it from standard input")
     sql.add_argument(
-        "--timeout", type=float, default=TIMEOUT_S, metavar="S", help=f"give up after S seconds (default {TIMEOUT_S:g})"
+        "--timeout", type=positive, default=TIMEOUT_S, metavar="S",
+        help=f"give up after S seconds (default {TIMEOUT_S:g})"
     )
     sql.set_defaults(work=_sql)
 
@@ -142,8 +107,7 @@ def _add_action(actions: Subparsers, name: str, does: str) -> argparse.ArgumentP
         description=does[0].upper() + does[1:] + ".",
         epilog=f"example: symbiosis db {name}" + (' "select * from event"' if name == "sql" else ""),
     )
-    action.add_argument("--dsn", metavar="DSN", help="the database (default $SYMBIOSIS_DSN, else the embedded one)")
-    action.add_argument("--data", type=Path, metavar="DIR", help="data folder of the embedded one (default the user's)")
+    add_database(action)
     return action
 
 

@@ -11,7 +11,8 @@ import argparse
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEFAULT_BROKER = "mqtt://127.0.0.1:1883"        # where none is given, and the park names none
+HEAD_START_S = 3.0      # of the tables before the work that needs them and bears their absence
 PENDING = 0.0       # epoch of a run that has not begun
 
 
@@ -164,7 +166,6 @@ def load_collect(options: argparse.Namespace) -> Body:
     from collector.agent import collect
     from collector.spool import SpoolSettings
     from park.load import load_park
-    from symbiosis.database import meanwhile_migrated
 
     park = load_park(options.park)
     spool = SpoolSettings(_spool_folder(options), round(options.spool_mb * 1e6))
@@ -183,6 +184,44 @@ def load_collect(options: argparse.Namespace) -> Body:
             asyncio.run(_with_events(orders, work))
 
     return body
+
+
+async def meanwhile_migrated(dsn: str, tell: Callable[[str], None], work: Coroutine[None, None, None]) -> None:
+    """Do work that bears a database that is away, and bring the tables up to date beside it.
+
+    Parameters
+    ----------
+    dsn, tell
+        As of `migrate_when_there`.
+    work
+        Begins when the tables are up to date, or after `HEAD_START_S`.
+
+    Raises
+    ------
+    StoreError
+        If the tables cannot be brought up to date; the work is cancelled then.
+    """
+    import asyncio
+
+    from symbiosis.database import migrate_when_there
+
+    ended = threading.Event()
+    migrating = asyncio.create_task(asyncio.to_thread(migrate_when_there, dsn, tell, ended.wait))
+    working: asyncio.Task[None] | None = None
+    try:
+        await asyncio.wait({migrating}, timeout=HEAD_START_S)
+        working = asyncio.create_task(work)
+        await asyncio.wait({migrating, working}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            await migrating
+        await working
+    finally:
+        ended.set()
+        if working is None:
+            work.close()
+        else:
+            working.cancel()
+        await asyncio.gather(*filter(None, (migrating, working)), return_exceptions=True)
 
 
 def _spool_folder(options: argparse.Namespace) -> Path:

@@ -22,7 +22,7 @@ from collector.batches import Limits
 from collector.spool import SpoolSettings
 from park.errors import SpoolError, StoreError
 from tests.collector.running import PATIENCE_S, at, collecting, mqtt, park_of, rows, spawned, until, until_stored
-from tests.services.test_collector_database import Database, database, refusing     # noqa: F401 - a fixture
+from tests.services.test_collector_database import Database, database, refusing  # noqa: F401 - a fixture
 from tests.services.test_collector_mqtt import publishing, reading
 
 READINGS = "select meter, source_time, value, status from reading order by 2, 1"
@@ -47,6 +47,11 @@ def in_spool(folder: Path, query: str = "select coalesce(sum(row_count), 0) from
                 return int(conn.execute(query).fetchone()[0])
         except sqlite3.DatabaseError:       # copied while it was written
             return -1
+
+
+def damaged(folder: Path) -> list[str]:
+    """Names of files that were set aside."""
+    return [file.name for file in folder.glob("*damaged*.sqlite3")]
 
 
 async def until_spooled(folder: Path, count: int) -> None:
@@ -235,8 +240,8 @@ async def test_a_damaged_spool_is_set_aside_and_what_it_lost_is_a_gap(
         conn.execute("update batch set readings = zeroblob(500) where number = ?", [harmed])
     async with collecting(park, postgres_dsn, **options):
         await until(lambda: rows(postgres_dsn, "select count(*) from gap") == [(1,)], "a gap")
-    [aside] = folder.glob("*damaged*.sqlite3")
-    assert aside.name in caplog.text
+    [aside] = damaged(folder)
+    assert aside in caplog.text
     stored = {time for _, time, _, _ in rows(postgres_dsn)}
     missing = [at(tick) for tick in range(50) if at(tick) not in stored]
     assert 0 < len(missing) < 30
