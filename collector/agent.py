@@ -14,11 +14,12 @@ from typing import Any
 from collector.batches import Batches, Chunk, Limits
 from collector.coverage import Coverage
 from collector.dead_letters import DeadLetters
-from collector.mqtt.client import MqttSource, broker_of
+from collector.mqtt.broker import Broker, brokers_of
+from collector.mqtt.client import MqttSource
 from collector.mqtt.payload import Topics, rules_of
 from collector.opcua.client import Endpoint, OpcuaSource, quiet_library
 from collector.opcua.tags import tags_of
-from collector.register import MQTT, SPARKPLUG, register_of
+from collector.register import MQTT, protocol_of, register_of
 from collector.rejections import Rejections
 from collector.sparkplug.client import SparkplugSource
 from collector.sparkplug.host import Host
@@ -29,7 +30,7 @@ from collector.store import SourceRow
 from collector.times import MICROS, micros_of_seconds, moment
 from collector.writing import Inflow, Writer
 from park.clock import RunClock
-from park.errors import InputError, StoreError, SymbiosisError
+from park.errors import StoreError, SymbiosisError
 from park.model import Park
 from park.servers import OpcuaServer, server_at
 
@@ -67,8 +68,9 @@ async def collect(
     endpoints
         Where an OPC UA server is reached in this run, by its URL in the park; those not named, as configured.
     broker
-        ``mqtt://[user[:password]@]host[:port][?client_id=ID]``; needed if the park has MQTT or Sparkplug meters.
-        The client id follows from the park's name unless given.
+        ``mqtt[s]://[user[:password]@]host[:port][?client_id=ID]``, of the MQTT and Sparkplug meters that name none of
+        the park's brokers; without it these are at the park's only broker. The client id follows from the park's name
+        unless given.
     stop
         Set to stop.
     on_state
@@ -146,8 +148,7 @@ class Collector:
         self._said: tuple[str, dict[str, object]] = ("", {})
         known = [server_at(endpoint, park.servers) for endpoint in self._register.opcua]
         self._opcua = [self._opcua_source(at, endpoints.get(at.endpoint, at.endpoint)) for at in known]
-        self._mqtt = self._mqtt_source(park.park.name, broker)
-        self._sparkplug = self._sparkplug_source(park.park.name, broker)
+        self._at_brokers = [self._broker_source(source, at) for source, at in brokers_of(park, broker).items()]
         inflow = Inflow(self._register, self._batches, self._coverage, letters, self._rejections, clock, self._standing)
         self._writer = Writer(store.dsn, inflow, store.spool, on_durable=self._count, on_change=self._tell)
 
@@ -168,19 +169,17 @@ class Collector:
             writing = start("store", self._writer.write())
             replaying = start("replay", self._writer.replay())
             servers = [start(source.endpoint.source, source.run()) for source in self._opcua]
-            connection = start("mqtt", self._mqtt.run()) if self._mqtt else None
-            reading = start("mqtt messages", self._mqtt.read()) if self._mqtt else None
-            hosting = start("sparkplug", self._sparkplug.run()) if self._sparkplug else None
-            hearing = start("sparkplug messages", self._sparkplug.read()) if self._sparkplug else None
+            connections = [start(source.name, source.run()) for source in self._at_brokers]
+            readers = [start(f"{source.name} messages", source.read()) for source in self._at_brokers]
             noting = start("status", self._note(stop))
             start("armed", self._announce())
             await stop.wait()
-            if self._sparkplug:
-                self._sparkplug.leave()
+            for source in self._at_brokers:
+                source.leave()
             await self._drain()
-            await _end([*servers, reading, hearing])    # the broker stays, to hear what became durable
+            await _end([*servers, *readers])            # the broker stays, to hear what became durable
             left = await self._writer.finish(FLUSH_S)
-            await _end([writing, replaying, noting, connection, hosting])
+            await _end([writing, replaying, noting, *connections])
             return left
 
     # -- sources ----------------------------------------------------------------------------------------------------
@@ -192,23 +191,14 @@ class Collector:
             self._status(endpoint.source, "opcua"), self._rejections, self._clock,
         )
 
-    def _mqtt_source(self, park_name: str, broker: str | None) -> MqttSource | None:
-        if not self._register.mqtt:
-            return None
-        if broker is None:
-            raise InputError("the park has MQTT meters, but no broker is given (hint: --broker mqtt://host:port)")
-        topics = Topics(rules_of(self._register), self._rejections)
-        return MqttSource(
-            broker_of(broker, park_name), topics, self._batches, self._status(MQTT, "mqtt"), self._clock)
-
-    def _sparkplug_source(self, park_name: str, broker: str | None) -> SparkplugSource | None:
-        if not self._register.sparkplug:
-            return None
-        if broker is None:
-            raise InputError("the park has Sparkplug meters, but no broker is given (hint: --broker mqtt://host:port)")
-        host = Host(self._register, self._rejections)
-        return SparkplugSource(
-            broker_of(broker, park_name), host, self._batches, self._status(SPARKPLUG, "sparkplug"), self._clock)
+    def _broker_source(self, source: str, broker: Broker) -> MqttSource | SparkplugSource:
+        protocol = protocol_of(source)
+        status = self._status(source, protocol)
+        if protocol == MQTT:
+            topics = Topics(rules_of(self._register, source), self._rejections, source)
+            return MqttSource(broker, topics, self._batches, status, self._clock)
+        host = Host(self._register, self._rejections, source)
+        return SparkplugSource(broker, host, self._batches, status, self._clock)
 
     def _status(self, source: str, protocol: str) -> SourceStatus:
         status = SourceStatus(source, protocol, self._clock.now, lambda _: self._tell())
@@ -237,13 +227,12 @@ class Collector:
         """Tell when every subscription is in force."""
         for source in self._opcua:
             await source.armed.wait()
-        if self._mqtt:
-            await self._mqtt.armed.wait()
-        if self._sparkplug:
-            await self._sparkplug.armed.wait()
+        for at_broker in self._at_brokers:
+            await at_broker.armed.wait()
+        self._coverage.begin(round(self._clock.now() * MICROS))
         opcua = sum(len(places) for places in self._register.opcua.values())
         counts: dict[str, object] = {"opcua": opcua, "mqtt": len(self._register.mqtt)}
-        if self._sparkplug:
+        if self._register.sparkplug:
             counts["sparkplug"] = len(self._register.sparkplug)
         self._on_state("armed", counts)
 
@@ -304,13 +293,12 @@ async def _tasks(group: asyncio.TaskGroup) -> AsyncIterator[_Start]:
             task.cancel()
 
 
-async def _end(tasks: Sequence[asyncio.Task[None] | None]) -> None:
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
     """Cancel tasks and wait until they have said goodbye to whom they were connected."""
-    ending = [task for task in tasks if task is not None]
-    for task in ending:
+    for task in tasks:
         task.cancel()
-    if ending:
-        await asyncio.wait(ending)
+    if tasks:
+        await asyncio.wait(tasks)
 
 
 def _first_of(group: BaseExceptionGroup[SymbiosisError]) -> SymbiosisError:

@@ -20,6 +20,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from collector.batches import Chunk, Interruption
 from collector.register import MQTT, Register, protocol_of
@@ -78,6 +79,7 @@ class Coverage:
         self._resumed: set[int] = set()
         self._own: dict[int, Gap] = {}               # each meter's latest gap of its own
         self._silent: set[int] = set()               # whose own gap is open
+        self._begun_us: int | None = None            # since when meters that were never heard owe readings
         self._disturbances: dict[str, _Disturbance] = {}
         self._changed: dict[str, Gap] = {}           # by key, in the order in which they changed
         self._grace_us = round(grace_s * MICROS)
@@ -169,6 +171,11 @@ class Coverage:
                 self._judge(disturbance, source, place, (stored_us, self._first[place]))
         self._settle(source, disturbance)
 
+    def begin(self, now_us: int) -> None:
+        """Note that every subscription is in force [us]: from now on meters that were never heard owe readings too."""
+        if self._begun_us is None:
+            self._begun_us = now_us
+
     def inherit(self, gaps: Iterable[Gap]) -> None:
         """Take over gaps whose state an earlier process could not store."""
         self._changed.update((gap.key, gap) for gap in gaps)
@@ -183,6 +190,8 @@ class Coverage:
             before = last.get(place)
             if before is None:
                 self._first[place] = source_us
+                if self._begun_us is not None and source_us - self._begun_us > self._skipped_us[place]:
+                    self._miss(place, self._begun_us, source_us)
             if before is None or source_us > before:
                 if disturbance is not None and place in disturbance.waiting:
                     self._hear(disturbance, chunk.source, place, source_us)
@@ -197,8 +206,11 @@ class Coverage:
     def tick(self, now_us: int) -> None:
         """Open a gap for each interrupted source, and each meter of another, that owes a reading by `now_us` [us]."""
         marked = self._silent.union(*(disturbance.waiting for disturbance in self._disturbances.values()))
-        for place, last_us in self._last.items():
-            if now_us - last_us - self._grace_us > self._patience_us[place] and place not in marked:
+        for place in chain.from_iterable(self._places.values()):
+            last_us = self._last.get(place, self._begun_us)
+            if last_us is None or place in marked:
+                continue
+            if now_us - last_us - self._grace_us > self._patience_us[place]:
                 self._miss(place, last_us, None)
                 self._silent.add(place)
         for source, disturbance in self._disturbances.items():
