@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from park.errors import InputError
+from symbiosis.options import dsn, folder
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -34,7 +35,8 @@ def add_command(commands: Subparsers) -> None:
     )
     actions = boards.add_subparsers(dest="action", metavar="ACTION", title="actions", required=True)
     build = _add_action(actions, "build", "writes provisioning files", "build park.yaml --out deploy/grafana")
-    build.add_argument("--out", type=Path, default=Path("grafana"), metavar="DIR", help="where to (default ./grafana)")
+    build.add_argument("--out", type=folder, default=Path("grafana"), metavar="DIR",
+                       help="where to (default ./grafana)")
     build.set_defaults(work=_build)
     deploy = _add_action(
         actions,
@@ -51,6 +53,7 @@ def add_command(commands: Subparsers) -> None:
     )
     deploy.add_argument(
         "--reader-dsn",
+        type=dsn,
         default=os.environ.get("SYMBIOSIS_READER_DSN"),
         metavar="DSN",
         help="the database as Grafana reaches it, with the login of a member of symbiosis_reader "

@@ -8,18 +8,17 @@ The main path enters at `main`; a new command is one function `_add_...` with it
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from park.errors import InputError, SymbiosisError
+from symbiosis.options import dsn, folder, instant, positive, speed
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -90,6 +89,15 @@ def _guarded(work: Callable[[], int]) -> int:
     except BrokenPipeError:                 # the reader of stdout has enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except OSError as error:                # a disk that is full, a file that nobody may read
+        print(f"symbiosis: {_what_the_system_says(error)}", file=sys.stderr)        # noqa: T201
+        return FAILED
+
+
+def _what_the_system_says(error: OSError) -> str:
+    """Return an error of the operating system in a line."""
+    place = f"{error.filename}: " if error.filename is not None else ""
+    return f"{place}{error.strerror or error}"
 
 
 def _command(commands: Subparsers, name: str, does: str, example: str) -> argparse.ArgumentParser:
@@ -105,7 +113,7 @@ def _add_demo(commands: Subparsers) -> None:
         commands, "demo", "runs the whole system on this machine, with the Kalundborg simulator",
         "symbiosis demo --duration 90 --speed 20 --report report.json",
     )
-    command.add_argument("--duration", type=_positive, metavar="S",
+    command.add_argument("--duration", type=positive, metavar="S",
                          help="wall seconds from the moment that every subscription is armed; without it, until Ctrl-C")
     _add_clock(command)
     command.add_argument("--seed", type=int, default=1, metavar="N", help="same start and seed, same run (default 1)")
@@ -154,7 +162,7 @@ def _add_simulate(commands: Subparsers) -> None:
     _add_broker(command)
     _add_clock(command)
     command.add_argument("--seed", type=int, default=1, metavar="N", help="same start and seed, same run (default 1)")
-    command.add_argument("--out", type=Path, default=Path(), metavar="DIR",
+    command.add_argument("--out", type=folder, default=Path(), metavar="DIR",
                          help="folder for sent.csv, truth.csv and faults.csv (default: here)")
     _add_supervision(command)
     command.set_defaults(work=_service("simulate"))
@@ -168,9 +176,10 @@ def _add_collect(commands: Subparsers) -> None:
     _add_park(command)
     _add_store(command)
     _add_broker(command)
-    command.add_argument("--spool", type=Path, metavar="DIR",
-                         help="where readings wait while the database is away (default: spool in --data or beside --run)")
-    command.add_argument("--spool-mb", type=_positive, default=2048.0, metavar="N",
+    command.add_argument(
+        "--spool", type=folder, metavar="DIR",
+        help="where readings wait while the database is away (default: spool in --data or beside --run)")
+    command.add_argument("--spool-mb", type=positive, default=2048.0, metavar="N",
                          help="size that it may have (default 2048); then the sources are held back")
     _add_supervision(command)
     command.set_defaults(work=_service("collect"))
@@ -251,14 +260,14 @@ def _add_park(command: argparse.ArgumentParser) -> None:
 
 
 def _add_data(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--data", type=Path, metavar="DIR",
+    command.add_argument("--data", type=folder, metavar="DIR",
                          help="data folder; default the user's, or a temporary one where the clock is not real time")
 
 
 def _add_store(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--dsn", default=os.environ.get("SYMBIOSIS_DSN") or None, metavar="DSN",
+    command.add_argument("--dsn", type=dsn, default=os.environ.get("SYMBIOSIS_DSN") or None, metavar="DSN",
                          help="PostgreSQL to use (default $SYMBIOSIS_DSN; without it the embedded one in --data)")
-    command.add_argument("--data", type=Path, metavar="DIR", help="data folder (default: the user's)")
+    command.add_argument("--data", type=folder, metavar="DIR", help="data folder (default: the user's)")
 
 
 def _add_broker(command: argparse.ArgumentParser) -> None:
@@ -267,9 +276,9 @@ def _add_broker(command: argparse.ArgumentParser) -> None:
 
 
 def _add_clock(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--speed", type=_speed, default=1.0, metavar="N",
+    command.add_argument("--speed", type=speed, default=1.0, metavar="N",
                          help="simulated seconds a wall second (default 1)")
-    command.add_argument("--start", type=_instant, metavar="ISO",
+    command.add_argument("--start", type=instant, metavar="ISO",
                          help="where the run's clock starts (default: now, or so far back that it reaches now)")
 
 
@@ -281,37 +290,3 @@ def _add_supervision(command: argparse.ArgumentParser) -> None:
     command.add_argument("--run", type=Path, metavar="FILE",
                          help="run.json of a run under way: clock, endpoints, broker and database come from it")
     command.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
-
-
-def _positive(text: str) -> float:
-    """Read a number above 0."""
-    value = _number(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
-    return value
-
-
-def _speed(text: str) -> float:
-    """Read a speed."""
-    value = _number(text)
-    if not 1 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
-
-
-def _instant(text: str) -> datetime:
-    """Read a moment with its offset from UTC."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a time such as 2026-01-31T06:00:00Z, got {text!r}") from None
-    if moment.tzinfo is None:
-        raise argparse.ArgumentTypeError(f"needs its offset from UTC, such as {moment.isoformat()}Z")
-    return moment

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from symbiosis.options import add_database
+
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -52,8 +54,7 @@ def _add_action(actions: Subparsers, name: str, does: str, example: str) -> argp
         name, help=does, description=does[0].upper() + does[1:] + ".",
         epilog=f"example: symbiosis deadletters {example}",
     )
-    action.add_argument("--dsn", metavar="DSN", help="the database (default $SYMBIOSIS_DSN, else the embedded one)")
-    action.add_argument("--data", type=Path, metavar="DIR", help="data folder of the embedded one (default the user's)")
+    add_database(action)
     return action
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from park.errors import StoreError
+from park.errors import InputError
 from park.store.embedded import EmbeddedPostgres, InUseError, database_lock, running_dsn
 
 DSN_VARIABLE = "SYMBIOSIS_DSN"
@@ -37,15 +37,17 @@ def open_database(dsn: str | None, data_dir: Path, *, create: bool = False) -> I
 
     Raises
     ------
+    InputError
+        If there is no database in the folder.
     StoreError
-        If there is no database in the folder, or its server does not start.
+        If its server does not start.
     """
     named = dsn or os.environ.get(DSN_VARIABLE)
     if named:
         yield named
         return
     if not create and not (data_dir / "postgres").is_dir():
-        raise StoreError(f"no database in {data_dir} (hint: name another folder with --data, or a database with --dsn)")
+        raise InputError(f"no database in {data_dir} (hint: name another folder with --data, or a database with --dsn)")
     with ExitStack() as stack:
         yield _server_of_another(data_dir) or _server_of_ones_own(data_dir, stack)
 

@@ -112,7 +112,7 @@ def test_named_database_outranks_the_folder(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_commands_start_the_embedded_server(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["db", "sql", "select 1", "--data", str(data)]) == 1
+    assert main(["db", "sql", "select 1", "--data", str(data)]) == 2
     assert f"no database in {data} (hint: " in capsys.readouterr().err
     assert not data.exists()
     assert main(["db", "migrate", "--data", str(data)]) == 0
