@@ -6,11 +6,13 @@ What it does is in `processing.replay`; here are its options and its progress ba
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from park.errors import InputError
+from symbiosis.options import folder, positive
 
 if TYPE_CHECKING:
     from processing.replay import OnProgress
@@ -37,8 +39,8 @@ def add_command(commands: Subparsers) -> None:
     )
     command.add_argument("park", type=Path, metavar="PARK", help="park.yaml")
     command.add_argument("data", type=Path, nargs="+", metavar="DATA", help=".csv, .csv.gz or .parquet")
-    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
-    command.add_argument("--window", type=_seconds, metavar="S", help="window in seconds (default: the park's)")
+    command.add_argument("--out", type=folder, required=True, metavar="DIR", help="folder for the results")
+    command.add_argument("--window", type=positive, metavar="S", help="window in seconds (default: the park's)")
     command.set_defaults(work=_replay)
 
 
@@ -47,6 +49,9 @@ def _replay(options: argparse.Namespace) -> int:
     from processing.replay import replay
 
     park = load_park(options.park)
+    for path in options.data:
+        if not path.is_file():
+            raise InputError(f"there is no file {str(path)!r}" if not path.exists() else f"{str(path)!r} is no file")
     with ExitStack() as stack:
         done = replay(park, options.data, options.out, window_s=options.window, on_progress=_progress(stack))
     unknown = f", {done.unknown} of meters that the park has not" if done.unknown else ""
@@ -65,10 +70,3 @@ def _progress(stack: ExitStack) -> OnProgress | None:
     bar = stack.enter_context(Progress(console=Console(stderr=True)))
     tasks = {what: bar.add_task(what, total=None) for what in ("reading", "windows")}
     return lambda what, number, of: bar.update(tasks[what], completed=number, total=of)
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not (seconds > 0 and math.isfinite(seconds)):
-        raise argparse.ArgumentTypeError(f"must be positive, got {text}")
-    return seconds
