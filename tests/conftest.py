@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")      # as the program does (symbiosis.cli), and before numpy comes
 
 pytest_plugins = [
+    "tests.fixtures.authority",
     "tests.fixtures.broker",
     "tests.fixtures.opcua",
     "tests.fixtures.postgres",

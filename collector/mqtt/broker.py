@@ -22,6 +22,17 @@ NEVER = 0xFFFFFFFF              # MQTT 5, 3.1.2.11.2: the session does not expir
 _WORDS = {"mqtt": "MQTT", "sparkplug": "Sparkplug"}
 
 
+class _Socket(ssl.SSLSocket):
+    """One that a failed handshake closes: paho leaves it to its finaliser."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
+
+
 @dataclass(frozen=True)
 class Broker:
     """Where the broker is, and who we are to it.
@@ -63,7 +74,7 @@ def broker_of(url: str, park_name: str) -> Broker:
     address = address_of(url)
     return Broker(
         address.host, address.port, address.client_id or default_client_id(park_name), address.user, address.password,
-        ssl.create_default_context() if address.tls else None)
+        context(Tls(), f"broker {address.host}") if address.tls else None)
 
 
 def configured(entry: MqttBroker, park_name: str) -> Broker:
@@ -97,6 +108,7 @@ def context(tls: Tls, name: str) -> ssl.SSLContext:
         made = ssl.create_default_context(cafile=tls.ca_file)
     except (OSError, ValueError) as error:
         raise InputError(f"{name}: tls.ca_file: cannot read {tls.ca_file!r}: {_reason(error)}") from None
+    made.sslsocket_class = _Socket
     made.check_hostname = tls.check_name
     if tls.cert_file is not None:
         password = None if tls.key_password is None else tls.key_password.read(f"{name}: tls.key_password")
