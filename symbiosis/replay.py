@@ -15,11 +15,16 @@ from park.errors import InputError
 from symbiosis.options import folder, positive
 
 if TYPE_CHECKING:
-    from processing.replay import OnProgress
+    from collections.abc import Iterator
+
+    from processing.replay import OnProgress, Replayed
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 DONE = 0
+NAMED = 10
+"""Unknown meters that are named."""
+
 _EXAMPLE = """examples:
   symbiosis replay park.yaml january.csv february.parquet --out results
   symbiosis replay park.yaml readings.csv --out results --window 300
@@ -54,10 +59,28 @@ def _replay(options: argparse.Namespace) -> int:
             raise InputError(f"there is no file {str(path)!r}" if not path.exists() else f"{str(path)!r} is no file")
     with ExitStack() as stack:
         done = replay(park, options.data, options.out, window_s=options.window, on_progress=_progress(stack))
-    unknown = f", {done.unknown} of meters that the park has not" if done.unknown else ""
-    print(f"{done.readings} readings{unknown}; {done.windows} windows, {done.events} events in {options.out}",  # noqa: T201
+    for line in _told(done):
+        print(line, file=sys.stderr)        # noqa: T201
+    print(f"{done.read.rows} readings, {done.windows} windows, {done.events} events in {options.out}",  # noqa: T201
           file=sys.stderr)
     return DONE
+
+
+def _told(done: Replayed) -> Iterator[str]:
+    """Yield a line for each kind of rows that no result comes from."""
+    read = done.read
+    if read.unknown:
+        rows = sum(entry.rows for entry in read.unknown.values())
+        yield f"{rows} rows are of meters that the park has not:"
+        named = [*read.unknown.items()][:NAMED]
+        yield from (f"  {meter}: {entry.rows}, first at {entry.first}" for meter, entry in named)
+        if len(read.unknown) > NAMED:
+            yield f"  and {len(read.unknown) - NAMED} more meters"
+    if read.repeated:
+        yield f"{read.repeated} rows repeat an earlier one"
+    if read.contradicted:
+        some = ", ".join(read.contradictions)
+        yield f"{read.contradicted} rows contradict an earlier one of the same meter and time, which stays: {some}"
 
 
 def _progress(stack: ExitStack) -> OnProgress | None:

@@ -15,7 +15,9 @@ import pytest
 from park.errors import InputError
 from park.units import conversion
 from processing.chain import Chain
-from processing.replay import iso, replay
+from processing.recordings import Recordings
+from processing.replay import replay
+from processing.result_files import iso
 from simulators.scenario import Scenario
 from tests.processing.parks import SCENARIO, works
 from tests.processing.simulated import START, Simulated
@@ -69,11 +71,12 @@ def test_replay_writes_the_files_of_the_contract(tmp_path, rows):
     told = []
     done = replay(works(), [write(tmp_path / "a.csv", rows)], tmp_path / "out",
                   on_progress=lambda *state: told.append(state))
-    assert (done.readings, done.unknown, done.windows, done.events) == (len(rows), 0, 20, 1)
+    assert (done.read.rows, done.read.unknown, done.windows, done.events) == (len(rows), {}, 20, 1)
     for name, columns in COLUMNS.items():
         assert (tmp_path / "out" / f"{name}.csv").read_text().startswith(columns)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(f"{name}.csv" for name in COLUMNS)
-    assert told[0] == ("reading", 0, 1)
+    size = (tmp_path / "a.csv").stat().st_size
+    assert (told[0], ("reading", size, size) in told) == (("reading", 0, size), True)
     assert told[-1] == ("windows", 20, 20)
     event, = read(tmp_path / "out", "events")
     assert (event["kind"], event["subject"], event["started_at"], event["ended_at"]) == (
@@ -120,7 +123,9 @@ def test_bad_and_unknown_readings_and_other_windows(tmp_path, rows):
     bad = [(t, m, v, "bad" if m == "FT8" else q) for t, m, v, q in rows]
     done = replay(works(), [write(tmp_path / "a.csv", [*bad, (rows[0][0], "XX9", 1.0, "good")])], tmp_path / "out",
                   window_s=100)
-    assert (done.unknown, done.windows) == (1, 4)
+    assert {meter: (e.rows, e.first) for meter, e in done.read.unknown.items()} == {
+        "XX9": (1, f"{tmp_path / 'a.csv'}, row {len(bad) + 1}")}
+    assert done.windows == 4
     assert "FT8" not in {r["meter"] for r in read(tmp_path / "out", "meters")}
 
 
@@ -130,18 +135,73 @@ def test_time_without_any_reading_has_no_windows_and_makes_nobody_silent(tmp_pat
     assert (done.windows, done.events) == (4, 0)
 
 
+GOOD = ("2026-01-01T00:00:00Z", "FT1", "1.0", "good")
+
+
 @pytest.mark.parametrize(("header", "row", "message"), [
-    (("time", "meter"), ("2026-01-01T00:00:00Z", "FT1"), "no column 'value'"),
-    (("time", "meter", "value"), ("2026-01-01T00:00:00", "FT1", 1.0), "must be ISO 8601 with an offset"),
-    (("time", "meter", "value", "quality"), ("2026-01-01T00:00:00Z", "FT1", 1.0, "fine"), "got 'fine'"),
-    (("time", "meter", "value"), ("2026-01-01T00:00:00Z", "FT1", "much"), "much"),
-    (("time", "meter", "value"), ("yesterday+00:00", "FT1", 1.0), "yesterday"),
+    (("time", "meter"), GOOD, "wrong.csv:1: no column 'value'"),
+    (("time", "meter", "value", "value"), GOOD, "wrong.csv:1: column 'value' is there twice"),
+    (("time", "meter", "value"), ("2026-01-01T00:00:00", "FT1", 1.0),
+     "wrong.csv:3: time '2026-01-01T00:00:00' must be ISO 8601 with an offset"),
+    (("time", "meter", "value", "quality"), (*GOOD[:3], "fine"),
+     "wrong.csv:3: quality must be good, uncertain or bad, got 'fine'"),
+    (("time", "meter", "value"), (*GOOD[:2], "much"), "wrong.csv:3: value must be a finite number, got 'much'"),
+    (("time", "meter", "value"), (*GOOD[:2], "inf"), "wrong.csv:3: value must be a finite number, got 'inf'"),
+    (("time", "meter", "value"), ("yesterday+00:00", "FT1", 1.0), "wrong.csv:3: time 'yesterday.00:00' must be"),
+    (("time", "meter", "value"), (GOOD[0],), "wrong.csv:3: must have as many entries"),
 ])
-def test_wrong_files_are_refused_with_the_reason(tmp_path, header, row, message):
-    path = write(tmp_path / "wrong.csv", [row], header)
+def test_wrong_rows_are_refused_with_file_line_and_reason(tmp_path, header, row, message):
+    path = tmp_path / "wrong.csv"
+    lines = [header, GOOD[: len(header)], row]
+    path.write_text("".join(",".join(map(str, line)) + "\n" for line in lines))
     with pytest.raises(InputError, match=message) as caught:
         replay(works(), [path], tmp_path / "out")
     assert str(path) in str(caught.value)
+
+
+def test_every_fault_has_its_line_and_many_are_counted(tmp_path):
+    path = tmp_path / "a.csv"
+    wrong = ["2026-01-01T00:00:00Z,FT1,x", "", "2026-01-01T00:00:05Z,FT1,1", *["never,FT1,1"] * 12]
+    path.write_text("\n".join(["time,meter,value", *wrong]) + "\n")
+    with pytest.raises(InputError) as caught:
+        replay(works(), [path], tmp_path / "out")
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith(f"{path}:2: value must be a finite number, got 'x'")
+    assert lines[1].startswith(f"{path}:5: time 'never'")
+    assert (len(lines), lines[-1]) == (11, f"{path}: and 3 more")
+
+
+def test_wrong_rows_of_parquet_have_their_number(tmp_path):
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pa.table({
+        "time": ["2026-01-01T00:00:00Z"] * 3, "meter": ["FT1"] * 3, "value": [1.0, float("inf"), 1.0]}), path)
+    with pytest.raises(InputError, match=r"a\.parquet, row 2: value must be a finite number, got inf"):
+        replay(works(), [path], tmp_path / "out")
+
+
+def test_repeated_and_contradicting_rows_are_counted_and_the_first_stays(tmp_path, rows):
+    time, meter, value, quality = rows[0]
+    more = [(time, meter, value, quality), (time, meter, value + 1.0, quality), (time, meter, value, "bad")]
+    done = replay(works(), [write(tmp_path / "a.csv", [*rows, *more])], tmp_path / "out")
+    assert (done.read.rows, done.read.repeated, done.read.contradicted) == (len(rows) + 3, 1, 2)
+    assert done.read.contradictions[0].startswith(f"{meter} at 2026-01-01T00:00:00")
+    replay(works(), [write(tmp_path / "b.csv", rows)], tmp_path / "plain")
+    assert (tmp_path / "out" / "meters.csv").read_bytes() == (tmp_path / "plain" / "meters.csv").read_bytes()
+
+
+def test_row_without_a_value_is_a_bad_reading(tmp_path, rows):
+    empty = [(t, m, "" if m == "FT8" else v, q) for t, m, v, q in rows]
+    done = replay(works(), [write(tmp_path / "a.csv", empty)], tmp_path / "out", window_s=100)
+    assert done.read.rows == len(rows)
+    assert "FT8" not in {r["meter"] for r in read(tmp_path / "out", "meters")}
+    assert any("only bad values" in r["message"] for r in read(tmp_path / "out", "events"))
+
+
+def test_buckets_hold_hours_however_long_windows_are(tmp_path):
+    park = works()
+    for window_s, windows in ((20.0, 360), (3600.0, 2), (86400.0, 1)):
+        info = park.park.model_copy(update={"window_s": window_s})
+        assert Recordings(tmp_path, park.model_copy(update={"park": info})).windows == windows
 
 
 def test_other_files_are_refused(tmp_path):
@@ -153,9 +213,7 @@ def test_other_files_are_refused(tmp_path):
 
 def test_memory_does_not_grow_with_the_length_of_the_data(tmp_path, monkeypatch, rows):
     """The readings in memory at once are those of a bucket and of the reach before it, however long the data."""
-    import processing.replay as module
-
-    monkeypatch.setattr(module, "BUCKET_WINDOWS", 2)
+    monkeypatch.setattr("processing.recordings.BUCKET_S", 40.0)
     most = []
     run = Chain.run
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from park.units import Conversion, conversion
-from processing.replay import iso, replay
+from processing.replay import replay
+from processing.result_files import iso
 from tests.processing.parks import works
 from tests.processing.simulated import START
 from tests.services.test_process_cycle import Cycle, Feed, later, query
