@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from collector.batches import Chunk, Rows, batch_of
-from collector.mqtt.payload import Topics, rules_of
+from collector.mqtt.payload import Rule, Topics, rules_of
 from collector.opcua.decode import Item
 from collector.opcua.values import Values
-from collector.register import MQTT, Register
-from collector.rejections import Rejections
+from collector.register import SPARKPLUG, Register, protocol_of
+from collector.rejections import Kept, Rejections
+from collector.sparkplug.again import Letter, read_again
 from collector.times import micros, micros_of_seconds, moment
 from park.store.connection import connect
 from park.store.dead_letters import DeadLetter, Which, mark_replayed, open_dead_letters
@@ -81,7 +82,7 @@ class DeadLetters:
         self.limits = limits or LetterLimits()
         self.dropped = 0                # letters that found no room; they are counted among the rejected all the same
         self._now = now
-        self._subjects = _subjects(register)
+        self.apply(register)
         self._waiting: deque[DeadLetter] = deque()
         self._bytes = 0
         self._last_us = 0
@@ -90,6 +91,11 @@ class DeadLetters:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def apply(self, register: Register) -> None:
+        """Tell the meters of a changed park in what is rejected."""
+        self._subjects = _subjects(register)
+        self._ids = frozenset(register.ids)
+
     def add(self, source: str, subject: str, reason: str, what: object) -> None:
         """Take one; where there is no room, count it."""
         if len(self._waiting) >= self.limits.waiting or self._bytes >= self.limits.waiting_bytes:
@@ -97,7 +103,7 @@ class DeadLetters:
             if self.dropped == 1:
                 _logger.warning("dead letters come faster than they are stored: some are only counted from now on")
             return
-        subject, meter = self._subjects.get((source, subject), (subject, None))
+        subject, meter = self._subject(source, subject)
         # Letters differ in their arrival, so that readings without a time of their own stay apart when replayed.
         self._last_us = max(micros_of_seconds(self._now()), self._last_us + 1)
         form, payload, size = self._payload(what)
@@ -123,10 +129,18 @@ class DeadLetters:
             _logger.warning("dead letters cannot be stored, they are tried again: %s", reason)
         self._not_before = self._now() + self.limits.retry_s
 
+    def _subject(self, source: str, subject: str) -> tuple[str, str | None]:
+        """Return the topic or meter that a rejection names, and the meter if it names one."""
+        known = self._subjects.get((source, subject))
+        if known is not None or protocol_of(source) != SPARKPLUG:
+            return known or (subject, None)
+        topic, _, meter = subject.removesuffix(")").rpartition(" (")        # `sparkplug.readings` adds it
+        return (topic, meter) if meter in self._ids else (subject, None)
+
     def _payload(self, what: object) -> tuple[str, bytes, int]:
         """Return format, payload and whole size."""
-        if isinstance(what, bytes):
-            form, data = "mqtt", what
+        if isinstance(what, bytes | Kept):
+            form, data = "mqtt", what if isinstance(what, bytes) else what.payload
         elif isinstance(what, Item):
             form, data = "opcua", _encoded(what)
         else:
@@ -188,7 +202,7 @@ class Replay:
 
     def __init__(self, register: Register) -> None:
         self._register = register
-        self._rules = rules_of(register)
+        self._rules: dict[str, dict[str, list[Rule]]] = {}
         self._place = {name: place for place, name in enumerate(register.ids)}
 
     def run(self, dsn: str, which: Which | None = None) -> Replayed:
@@ -249,19 +263,35 @@ class Replay:
             return None
         rows = Rows()
         received_us = micros(letter.received_at)
+        if letter.format == "mqtt" and protocol_of(letter.source) == SPARKPLUG:
+            return self._metrics(letter, rejections)
         if letter.format == "mqtt":
-            rules = [rule for rule in self._rules.get(letter.subject, ()) if letter.meter in (None, rule.meter)]
-            if not rules or letter.source != MQTT:
+            rules = self._rules_of(letter)
+            if not rules:
                 return None
-            Topics({letter.subject: rules}, rejections).read(letter.subject, letter.payload, received_us, rows)
+            topics = Topics({letter.subject: rules}, rejections, letter.source)
+            topics.read(letter.subject, letter.payload, received_us, rows)
             return rows
         place = self._place.get(letter.meter or "")
-        if place is None or self._register.source[place] == MQTT:
+        if place is None or self._register.meters[place].source.opcua is None:
             return None
         values = Values(letter.source, rejections)
         source = self._register.meters[place].source.opcua
         handle = values.expect(place, self._register.ids[place], source.index if source is not None else None)
         values.read([_decoded(letter.payload, handle)], received_us, rows)
         return rows
+
+    def _rules_of(self, letter: DeadLetter) -> list[Rule]:
+        """Return the rules by which a message is read again."""
+        if letter.source not in self._rules:
+            self._rules[letter.source] = rules_of(self._register, letter.source)
+        rules = self._rules[letter.source].get(letter.subject, [])
+        return [rule for rule in rules if letter.meter in (None, rule.meter)]
+
+    def _metrics(self, letter: DeadLetter, rejections: Rejections) -> Rows | None:
+        """Return the readings of a Sparkplug message; None if none of its metrics has the name of a meter's."""
+        again = Letter(letter.source, letter.subject, letter.payload, micros(letter.received_at), letter.meter)
+        rows = read_again(again, self._register, rejections)
+        return rows if len(rows) or rejections.total(letter.source) else None
 
 

@@ -18,11 +18,10 @@ from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from collector.batches import Rows
 from collector.mqtt.values import Rejected
 from collector.register import SPARKPLUG, Register
 from collector.rejections import Rejections
-from collector.sparkplug.node import REBIRTH_S, Node, NodeKey, bd_seq_of, known, nodes_of, text
+from collector.sparkplug.node import REBIRTH_S, Node, NodeKey, bd_seq_of, nodes_of
 from collector.sparkplug.order import Message
 from collector.sparkplug.readings import Readings, Segment
 from collector.sparkplug.wire import Payload, rebirth
@@ -246,34 +245,3 @@ def decoded(payload: bytes) -> Any:
         return Payload.FromString(payload)
     except DecodeError:
         raise Rejected("payload is not Sparkplug B") from None
-
-
-def read_again(letter: tuple[str, bytes], received_us: int, register: Register, rejections: Rejections,
-               source: str = SPARKPLUG) -> Rows:
-    """Return the readings of a message that was set aside: of its metrics that carry their name and datatype.
-
-    Parameters
-    ----------
-    letter
-        Topic and payload.
-    received_us
-        When it came [us].
-    register, rejections, source
-        As of a host.
-    """
-    topic, payload = letter
-    readings = Readings(source, register.ids, rejections)
-    levels = topic.split("/")
-    if len(levels) not in _LEVELS:
-        return Rows()
-    device = levels[4] if len(levels) == max(_LEVELS) else ""
-    meters = nodes_of(register, source).get((levels[1], levels[3]), {}).get(device, {})
-    try:
-        message = Message(levels[2], device, decoded(payload), received_us, topic, payload)
-        for metric in message.payload.metrics:
-            if text(metric.name) in meters:
-                readings.read(metric, known(text(metric.name), metric.datatype, meters), message)
-    except Rejected as reason:
-        rejections.add(source, topic, str(reason), payload)
-    segments = readings.take()
-    return segments[0].rows if segments else Rows()

@@ -6,7 +6,9 @@ import csv
 import json
 import math
 from datetime import timedelta
+from typing import Any
 
+import numpy as np
 import psycopg
 import pytest
 import yaml
@@ -16,13 +18,15 @@ from collector import dead_letters
 from collector.dead_letters import DeadLetters, LetterLimits, Replay
 from collector.register import register_of
 from collector.rejections import Rejections
+from collector.sparkplug.wire import Payload
 from park.errors import StoreError
 from park.store import connect
 from park.store.dead_letters import DeadLetter, Which, insert_dead_letters
 from symbiosis.cli import main
-from tests.collector.running import at, collecting, mqtt, opcua, park_of, rows, until, until_stored
+from tests.collector.running import at, collecting, meter, mqtt, opcua, park_of, rows, until, until_stored
 from tests.fixtures.broker import MOSQUITTO, TestBroker
 from tests.services.test_collector_mqtt import publishing, reading
+from tests.services.test_sparkplug import listening
 
 LETTERS = "select subject, meter, reason, convert_from(payload, 'LATIN1') from dead_letter order by id"
 
@@ -72,6 +76,38 @@ async def test_of_a_large_payload_the_beginning_is_kept_and_its_size(broker: Tes
         ("payload is larger than 1 MiB", len(payload), True)]
     assert rows(postgres_dsn, "select octet_length(payload) from dead_letter") == [(LetterLimits().excerpt_bytes,)]
     assert Replay(register_of(park_of(mqtt("FT1")))).run(postgres_dsn).unreadable == 1
+
+
+async def test_metrics_are_kept_with_name_and_datatype_and_read_again_after_a_fix(broker, postgres_dsn):
+    def spark(id: str, metric: str, **keys: Any) -> dict[str, Any]:
+        return meter(id, {"sparkplug": {"group": "g", "edge_node": "e", "metric": metric, **keys}}, unit="kg/s")
+
+    ms = round(at(0).timestamp() * 1000)
+    nan, text, late = Payload(timestamp=ms, seq=1), Payload(timestamp=ms, seq=2), Payload(timestamp=ms, seq=3)
+    nan.metrics.add(alias=1, double_value=math.nan)
+    text.metrics.add(alias=2, bytes_value=np.array([1.5, 2.5]).tobytes())
+    late.metrics.add(alias=1, double_value=7.0, timestamp=12)
+    born = Payload(timestamp=ms, seq=0)
+    born.metrics.add(name="flow", alias=1, datatype=10, is_null=True)
+    born.metrics.add(name="list", alias=2, datatype=31, is_null=True)
+    wrong = park_of(spark("FT1", "flow"), spark("FT2", "list"))
+    async with collecting(wrong, postgres_dsn, broker=broker.url):
+        with listening(broker) as (client, _):
+            client.publish("spBv1.0/g/NBIRTH/e", born.SerializeToString())
+            for data in (nan, text, late):
+                client.publish("spBv1.0/g/NDATA/e", data.SerializeToString())
+            client.publish("spBv1.0/g/NDATA/e", b"\xff\xff")
+            await until(lambda: stored_letters(postgres_dsn) == 4)
+    found = rows(postgres_dsn, "select subject, meter, reason, format from dead_letter order by id")
+    assert found == [
+        ("spBv1.0/g/NDATA/e", "FT1", "value is not finite", "mqtt"),
+        ("spBv1.0/g/NDATA/e", "FT2", "datatype holds no number", "mqtt"),
+        ("spBv1.0/g/NDATA/e", "FT1", "time is before 2000 or more than a day ahead", "mqtt"),
+        ("spBv1.0/g/NDATA/e", None, "payload is not Sparkplug B", "mqtt")]
+    result = Replay(register_of(park_of(spark("FT1", "flow"), spark("FT2", "list", index=1)))).run(postgres_dsn)
+    assert (result.stored, result.readings, result.unreadable) == (1, 1, 0)
+    assert set(result.still) == {reason for _, _, reason, _ in found} - {"datatype holds no number"}
+    assert rows(postgres_dsn) == [("FT2", at(0), 2.5, 0)]
 
 
 async def test_values_of_a_server_are_kept_and_say_the_same_when_read_again(opcua_server, postgres_dsn):
