@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from park import brokers, model, servers
+from park.secret import Secret
 from park.units import QUANTITIES, UNITS, dimensions_of_quantity, units_of
 
 TEXT = (Path(__file__).parents[2] / "docs" / "park.md").read_text(encoding="utf-8")
@@ -18,7 +19,7 @@ SECTIONS = {
     "delivery": model.Delivery, "quality": model.QualityLimit, "avoids": model.Avoids, "allocate": model.Allocation,
     "servers": servers.OpcuaServer, "brokers": brokers.MqttBroker, "tls": brokers.Tls,
 }
-SHARED = (servers.Deadband, model.Amount, model.Uncertain, model.Bounds, model.Counter, model.EnthalpyReference)
+SHARED = (Secret, servers.Deadband, model.Amount, model.Uncertain, model.Bounds, model.Counter, model.EnthalpyReference)
 
 
 def rows(heading):
