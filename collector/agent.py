@@ -1,43 +1,43 @@
 """The collector as a whole: sources, memory, store, from start to stop. The main path enters at `collect`.
 
-Here is who there is, and what is said of them. How what came becomes durable is in `writing`.
+Here is what there is, and what is said of it. Who readings come from is in `sources`, how they become durable in
+`writing`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from prometheus_client import CollectorRegistry
 
 from collector.batches import Batches, Chunk, Limits
 from collector.coverage import Coverage
 from collector.dead_letters import DeadLetters
-from collector.mqtt.broker import Broker, brokers_of
-from collector.mqtt.client import MqttSource
-from collector.mqtt.payload import Topics, rules_of
-from collector.opcua.client import Endpoint, OpcuaSource, quiet_library
-from collector.opcua.tags import tags_of
-from collector.register import MQTT, protocol_of, register_of
+from collector.metrics import CollectorMetrics
+from collector.opcua.client import quiet_library
+from collector.register import Register, register_of
 from collector.rejections import Rejections
-from collector.sparkplug.client import SparkplugSource
-from collector.sparkplug.host import Host
-from collector.spool import SpoolSettings
+from collector.sources import Outflow, Reach, Sources, end
+from collector.spool import FILE_NAME, SpoolSettings
 from collector.standing import GRACE_S, Standing
-from collector.status import SourceStatus, State
+from collector.status import State
 from collector.store import SourceRow
 from collector.times import MICROS, micros_of_seconds, moment
 from collector.writing import Inflow, Writer
 from park.clock import RunClock
-from park.errors import StoreError, SymbiosisError
+from park.errors import InputError, StoreError, SymbiosisError
 from park.model import Park
-from park.servers import OpcuaServer, server_at
+from park.watch import ParkWatch
 
 OnState = Callable[[str, dict[str, object]], None]
 _Start = Callable[[str, Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 NOTE_S = 1.0            # how often states of sources are stored, and overdue readings looked for
+FOLLOW_S = 0.25         # how often the park's files are asked for
 SILENCE_S = 0.5         # without a reading for this long at the end, everything that was sent has come
 DRAIN_S = 3.0           # sources that never fall silent are cut off
 FLUSH_S = 4.0           # the last commits, and as much of the spool as that leaves time for
@@ -54,6 +54,8 @@ async def collect(
     on_state: OnState | None = None,
     spool: SpoolSettings | None = None,
     limits: Limits | None = None,
+    watch: ParkWatch | None = None,
+    metrics: CollectorRegistry | None = None,
 ) -> None:
     """Collect all meters of a park into its store until `stop` is set; then drain, store the rest and return.
 
@@ -81,6 +83,10 @@ async def collect(
         Where readings wait on disk while the database is away or slow; None: in memory and with their sources.
     limits
         Sizes and delays of batches.
+    watch
+        Gives the park when its files have changed: tags come and go, and nothing else is touched.
+    metrics
+        Where what is counted is registered.
 
     Raises
     ------
@@ -95,9 +101,11 @@ async def collect(
     """
     quiet_library()
     store = Store(dsn, spool, limits)
-    collector = Collector(park, store, clock, endpoints or {}, broker, on_state or _tell_nobody)
+    collector = Collector(park, store, clock, Reach(endpoints or {}, broker), on_state or _tell_nobody)
+    if metrics is not None:
+        metrics.register(collector.metrics)
     try:
-        await collector.run(stop)
+        await collector.run(stop, watch)
     except BaseExceptionGroup as group:
         known = group.subgroup(SymbiosisError)
         if known is None:
@@ -132,78 +140,91 @@ class Collector:
     Parameters are those of `collect`.
     """
 
-    def __init__(
-        self, park: Park, store: Store, clock: RunClock, endpoints: Mapping[str, str], broker: str | None,
-        on_state: OnState,
-    ) -> None:
+    def __init__(self, park: Park, store: Store, clock: RunClock, reach: Reach, on_state: OnState) -> None:
         self._clock = clock
         self._on_state = on_state
         self._register = register_of(park)
         self._batches = Batches(store.limits)
         self._coverage = Coverage(self._register, GRACE_S * clock.speed)
-        letters = DeadLetters(self._register, clock.now)
-        self._rejections = Rejections(letters.add)
+        self._letters = DeadLetters(self._register, clock.now)
+        self._rejections = Rejections(self._letters.add)
         self._standing = Standing(self._register, self._coverage, self._batches, self._rejections, clock)
         self._statuses = self._standing.statuses
+        self.metrics = CollectorMetrics(self._standing, store.spool.folder / FILE_NAME if store.spool else None)
         self._said: tuple[str, dict[str, object]] = ("", {})
-        known = [server_at(endpoint, park.servers) for endpoint in self._register.opcua]
-        self._opcua = [self._opcua_source(at, endpoints.get(at.endpoint, at.endpoint)) for at in known]
-        self._at_brokers = [self._broker_source(source, at) for source, at in brokers_of(park, broker).items()]
-        inflow = Inflow(self._register, self._batches, self._coverage, letters, self._rejections, clock, self._standing)
+        self._ending = False
+        outflow = Outflow(self._batches, self._rejections, clock, self._statuses, self._tell)
+        self._sources = Sources(reach, outflow)
+        self._sources.make(self._sources.prepare(park, self._register))
+        inflow = Inflow(
+            self._register, self._batches, self._coverage, self._letters, self._rejections, clock, self._standing)
         self._writer = Writer(store.dsn, inflow, store.spool, on_durable=self._count, on_change=self._tell)
 
-    async def run(self, stop: asyncio.Event) -> None:
+    async def run(self, stop: asyncio.Event, watch: ParkWatch | None = None) -> None:
         """Collect until `stop` is set, and then until nothing is left to store."""
         try:
             await self._writer.open()
-            left = await self._collect(stop)
+            left = await self._collect(stop, watch)
             await self._note_end()
         finally:
             self._writer.close()
         if left:
             raise StoreError(f"{left} readings could not be stored: the database was away at the end")
 
-    async def _collect(self, stop: asyncio.Event) -> int:
+    async def _collect(self, stop: asyncio.Event, watch: ParkWatch | None) -> int:
         """Run all tasks until `stop` is set and what came is durable; return how many readings are not."""
         async with asyncio.TaskGroup() as group, _tasks(group) as start:
             writing = start("store", self._writer.write())
             replaying = start("replay", self._writer.replay())
-            servers = [start(source.endpoint.source, source.run()) for source in self._opcua]
-            connections = [start(source.name, source.run()) for source in self._at_brokers]
-            readers = [start(f"{source.name} messages", source.read()) for source in self._at_brokers]
+            self._sources.begin(group)
             noting = start("status", self._note(stop))
-            start("armed", self._announce())
+            announcing = start("armed", self._announce())
+            following = [start("park file", self._follow(watch))] if watch else []
             await stop.wait()
-            for source in self._at_brokers:
-                source.leave()
+            await end([*following, announcing])
+            self._sources.leave()
             await self._drain()
-            await _end([*servers, *readers])            # the broker stays, to hear what became durable
+            await self._sources.end_receivers()         # brokers stay, to hear what became durable
             left = await self._writer.finish(FLUSH_S)
-            await _end([writing, replaying, noting, *connections])
+            await end([writing, replaying, noting])
+            await self._sources.end_connections()
             return left
 
-    # -- sources ----------------------------------------------------------------------------------------------------
+    # -- the park changes -------------------------------------------------------------------------------------------
 
-    def _opcua_source(self, server: OpcuaServer, url: str) -> OpcuaSource:
-        endpoint = Endpoint.of(server, url)
-        return OpcuaSource(
-            endpoint, tags_of(self._register, server.endpoint, self._clock.speed, server), self._batches,
-            self._status(endpoint.source, "opcua"), self._rejections, self._clock,
-        )
+    async def _follow(self, watch: ParkWatch) -> None:
+        """Go over to the park whenever its files have changed."""
+        while True:
+            await asyncio.sleep(FOLLOW_S)
+            park = watch.take()
+            if park is None:
+                continue
+            before = self._register
+            try:
+                await self._change(park)
+            except InputError as error:
+                watch.refuse(str(error))
+            else:
+                watch.accept(_difference(before, self._register))
 
-    def _broker_source(self, source: str, broker: Broker) -> MqttSource | SparkplugSource:
-        protocol = protocol_of(source)
-        status = self._status(source, protocol)
-        if protocol == MQTT:
-            topics = Topics(rules_of(self._register, source), self._rejections, source)
-            return MqttSource(broker, topics, self._batches, status, self._clock)
-        host = Host(self._register, self._rejections, source)
-        return SparkplugSource(broker, host, self._batches, status, self._clock)
+    async def _change(self, park: Park) -> None:
+        """Collect the meters of a changed park from now on.
 
-    def _status(self, source: str, protocol: str) -> SourceStatus:
-        status = SourceStatus(source, protocol, self._clock.now, lambda _: self._tell())
-        self._statuses[source] = status
-        return status
+        Raises
+        ------
+        InputError
+            If a source cannot be reached as the park says; then nothing has changed.
+        """
+        register = self._register.after(park)
+        plan = self._sources.prepare(park, register)
+        self._register = register
+        self._writer.apply(register)            # before readings of new places come
+        self._standing.apply(register)
+        self._coverage.apply(register, self._standing.now_us())
+        self._letters.apply(register)
+        await self._sources.change(plan)
+
+    # -- what is said -----------------------------------------------------------------------------------------------
 
     def _tell(self) -> None:
         """Tell how the whole fares, if that has changed."""
@@ -215,7 +236,7 @@ class Collector:
             said = ("waiting", {"for": away})
         elif State.CONNECTING in states:
             said = ("connecting", {"receiving": states.count(State.RECEIVING), "of": len(states)})
-        elif self._said[0] == "waiting" and State.STOPPED not in states:
+        elif self._said[0] == "waiting" and not self._ending:
             said = ("collecting", {})
         else:
             return
@@ -225,10 +246,7 @@ class Collector:
 
     async def _announce(self) -> None:
         """Tell when every subscription is in force."""
-        for source in self._opcua:
-            await source.armed.wait()
-        for at_broker in self._at_brokers:
-            await at_broker.armed.wait()
+        await self._sources.armed()
         self._coverage.begin(round(self._clock.now() * MICROS))
         opcua = sum(len(places) for places in self._register.opcua.values())
         counts: dict[str, object] = {"opcua": opcua, "mqtt": len(self._register.mqtt)}
@@ -249,6 +267,7 @@ class Collector:
 
     async def _note_end(self) -> None:
         """Store that all sources are stopped."""
+        self._ending = True
         for status in self._statuses.values():
             status.become(State.STOPPED)
         await self._writer.note(self._source_rows())
@@ -293,12 +312,12 @@ async def _tasks(group: asyncio.TaskGroup) -> AsyncIterator[_Start]:
             task.cancel()
 
 
-async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Cancel tasks and wait until they have said goodbye to whom they were connected."""
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
+def _difference(before: Register, after: Register) -> str:
+    """Return in words how the meters differ; one that is read in another way has another place."""
+    olds, news = ({register.ids[place]: place for place in register.live} for register in (before, after))
+    anew = sum(olds[meter] != news[meter] for meter in olds.keys() & news.keys())
+    return (f"{len(news.keys() - olds.keys())} meters added, {len(olds.keys() - news.keys())} dropped, "
+            f"{anew} read in another way")
 
 
 def _first_of(group: BaseExceptionGroup[SymbiosisError]) -> SymbiosisError:

@@ -244,6 +244,10 @@ class Completeness:
         """
         return min(now_us, self._committed_us) if waiting and self._committed_us > NEVER else now_us
 
+    def behind_us(self, now_us: int) -> int:
+        """Return how long ago came what was committed last [us]; 0 before the first."""
+        return max(0, now_us - self._committed_us) if self._committed_us > NEVER else 0
+
     def sources(self, as_of_us: int, in_gap: Collection[str]) -> list[SourceMark]:
         """Return the marks of all sources that have meters; those of a source never go back.
 

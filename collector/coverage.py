@@ -80,6 +80,7 @@ class Coverage:
         self._own: dict[int, Gap] = {}               # each meter's latest gap of its own
         self._silent: set[int] = set()               # whose own gap is open
         self._begun_us: int | None = None            # since when meters that were never heard owe readings
+        self._added: dict[int, int] = {}             # the same of those that came with a changed park
         self._disturbances: dict[str, _Disturbance] = {}
         self._changed: dict[str, Gap] = {}           # by key, in the order in which they changed
         self._grace_us = round(grace_s * MICROS)
@@ -103,7 +104,9 @@ class Coverage:
 
     def apply(self, register: Register, now_us: int) -> None:
         """Go over to the register of a changed park at a run time [us]: meters that are gone owe nothing any more."""
+        earlier = {place for places in self._places.values() for place in places}
         self._lay_out(register)
+        self._added |= dict.fromkeys(set(register.live) - earlier, now_us)
         for place in register.dropped:
             self._last.pop(place, None)
             if place in self._silent:
@@ -176,6 +179,10 @@ class Coverage:
         if self._begun_us is None:
             self._begun_us = now_us
 
+    def _owes_since(self, place: int) -> int | None:
+        """Return since when a meter that was never heard owes readings [us]; None: not yet."""
+        return self._added.get(place, self._begun_us)
+
     def inherit(self, gaps: Iterable[Gap]) -> None:
         """Take over gaps whose state an earlier process could not store."""
         self._changed.update((gap.key, gap) for gap in gaps)
@@ -190,8 +197,9 @@ class Coverage:
             before = last.get(place)
             if before is None:
                 self._first[place] = source_us
-                if self._begun_us is not None and source_us - self._begun_us > self._skipped_us[place]:
-                    self._miss(place, self._begun_us, source_us)
+                begun_us = self._owes_since(place)
+                if begun_us is not None and source_us - begun_us > self._skipped_us[place]:
+                    self._miss(place, begun_us, source_us)
             if before is None or source_us > before:
                 if disturbance is not None and place in disturbance.waiting:
                     self._hear(disturbance, chunk.source, place, source_us)
@@ -207,7 +215,7 @@ class Coverage:
         """Open a gap for each interrupted source, and each meter of another, that owes a reading by `now_us` [us]."""
         marked = self._silent.union(*(disturbance.waiting for disturbance in self._disturbances.values()))
         for place in chain.from_iterable(self._places.values()):
-            last_us = self._last.get(place, self._begun_us)
+            last_us = self._last.get(place, self._owes_since(place))
             if last_us is None or place in marked:
                 continue
             if now_us - last_us - self._grace_us > self._patience_us[place]:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from park.model import Meter, Park
 from park.units import conversion
 
+OPCUA = "opcua"
 MQTT = "mqtt"
 SPARKPLUG = "sparkplug"
 
@@ -31,7 +32,7 @@ def protocol_of(source: str) -> str:
 
 def opcua_source(endpoint: str) -> str:
     """Return the name of a server's source: its endpoint as the park configures it."""
-    return f"opcua:{endpoint}"
+    return f"{OPCUA}:{endpoint}"
 
 
 @dataclass(frozen=True)

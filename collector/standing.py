@@ -98,6 +98,10 @@ class Standing:
         """Readings that have come and are not in the database."""
         return self.batches.uncommitted + self.spooled_rows()
 
+    def waiting_s(self) -> float:
+        """Return how long ago came what was committed last [run s]; 0 while nothing waits."""
+        return self._completeness.behind_us(self.now_us()) / MICROS if self.waiting else 0.0
+
     def now_us(self) -> int:
         """Return the run time [us]."""
         return round(self._clock.now() * MICROS)

@@ -22,7 +22,7 @@ import functools
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from collector.backoff import Backoff
@@ -129,6 +129,11 @@ class Writer:
         self._spooled = asyncio.Event()             # something waits in the spool
         self._moved = asyncio.Event()               # another try may be worth it
         self._commit_under_way: asyncio.Task[bool] | None = None
+
+    def apply(self, register: Register) -> None:
+        """Go over to the register of a changed park, before readings of its new places come."""
+        self._in = replace(self._in, register=register)
+        self._sources |= dict(zip(register.ids, register.source, strict=True))
 
     @property
     def away(self) -> dict[str, str]:
