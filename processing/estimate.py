@@ -79,7 +79,9 @@ class Estimate:
     found
         The reconciliation itself; None where there was none.
     rows
-        Rows of the equations that held, shape (n_kept,): all but those of leaking nodes.
+        Rows of the equations that held, shape (n_kept,): all but those of leaking nodes and of nodes not in force.
+    dormant
+        Rows of nodes that are not in force in the window, bool, shape (n_rows,); None where all are.
     """
 
     start_us: int
@@ -100,6 +102,7 @@ class Estimate:
     absent: Bools | None = None
     found: NonlinearResult | None = None
     rows: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    dormant: Bools | None = None
 
     @property
     def std(self) -> Floats:
@@ -124,7 +127,7 @@ class Estimator:
         self.plan = plan_of(park, self.table, self.equations)
         self._bound: Ints = np.flatnonzero(self.equations.bound)
         self._limits = _limits(park, self.equations)
-        self._in_force = _in_force(park)
+        self._in_force, self._rows_in_force = _in_force(park), _rows_in_force(park, self.equations)
         self._statuses: dict[bytes, Status] = {}
 
     def average(self, readings: Readings, start_us: int, end_us: int) -> Means:
@@ -163,8 +166,10 @@ class Estimator:
         out = np.zeros(len(self.table), dtype=np.bool_) if taken_out is None else taken_out
         believed = ~out[self.plan.slots.meter] & ~np.isnan(means.value)
         absent = self._absent(start_us, end_us)
-        believed &= ~np.isin(self.plan.slot_variable, self.equations.flow[absent])
-        rows = np.flatnonzero(~leaking) if leaking is not None else np.arange(len(self.equations.linear))
+        nowhere = np.isin(self.plan.slot_variable, self.equations.flow[absent])
+        believed &= ~nowhere
+        dormant = _outside(self._rows_in_force, start_us, end_us)
+        rows = np.flatnonzero(~dormant if leaking is None else ~(dormant | leaking))
         balances = Balances(self.equations, self._bound, self._limits, rows)
         first = self._without(self.plan.observe(means, believed), absent)
         start = self._start(first)
@@ -172,12 +177,13 @@ class Estimator:
         at = start if rough is None else balances.full(rough.point, start)
         second = self._without(self.plan.observe(means, believed, at), absent)
         estimate = self._estimate((start_us, end_us), means, believed, second, balances, at)
-        return replace(estimate, absent=absent) if absent.any() else estimate
+        return replace(
+            estimate, absent=absent if absent.any() else None, dormant=dormant if dormant.any() else None,
+            statistic=np.where(nowhere, np.nan, estimate.statistic))
 
     def _absent(self, start_us: int, end_us: int) -> Bools:
         """Return the streams that are not in force, or whose ends are not, shape (n_streams,)."""
-        since, until = self._in_force
-        return np.asarray((end_us <= since) | (start_us >= until))
+        return _outside(self._in_force, start_us, end_us)
 
     def _without(self, said: Observation, absent: Bools) -> Observation:
         """Let nothing flow where nothing is in force: exactly 0, whatever meters say."""
@@ -314,3 +320,17 @@ def _in_force(park: Park) -> tuple[Ints, Ints]:
         until[s] = min(instant_us(ended, ALWAYS_US) for _, ended in limits)
     return since, until
 
+
+def _rows_in_force(park: Park, equations: Equations) -> tuple[Ints, Ints]:
+    """From when until when each row of the equations holds, shape (n_rows,) each [us]: a node's while that is there."""
+    since, until = (np.full(len(equations.linear), sign * ALWAYS_US) for sign in (-1, 1))
+    for row in equations.nodes:
+        node = park.nodes[row.node]
+        since[row.row], until[row.row] = instant_us(node.valid_from, -ALWAYS_US), instant_us(node.valid_to, ALWAYS_US)
+    return since, until
+
+
+def _outside(force: tuple[Ints, Ints], start_us: int, end_us: int) -> Bools:
+    """Return what is in force at no time of a window [start_us, end_us)."""
+    since, until = force
+    return np.asarray((end_us <= since) | (start_us >= until))

@@ -156,6 +156,8 @@ class _Settled:
 
     def flow(self, estimate: Estimate, seen: Observation) -> ExchangeFlow:
         """Return both ends as measured, and the exchange as reconciled where it is settled."""
+        if estimate.absent is not None and all(estimate.absent[term.stream] for term in self._terms):
+            return ExchangeFlow(self._exchange.id, UNITS[self._exchange.settles], *[None] * 8)
         self._above = self._above_reference(estimate)
         ends = [self._party(side, estimate, seen) for side in ("sender", "receiver")]
         reconciled = self._reconciled(estimate, seen)

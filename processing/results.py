@@ -309,8 +309,10 @@ class _NodeTable:
             if row.closure != NONE:
                 spread[k] += seen.variance[row.closure]
         columns = (open_ - stored, stored, np.sqrt(spread), estimate.residual[self._rows])
-        return tuple(NodeBalanceRow(*head, *row)
-                     for head, *row in zip(self._heads, *map(_nones, columns), strict=True))
+        rows = (NodeBalanceRow(*head, *row) for head, *row in zip(self._heads, *map(_nones, columns), strict=True))
+        if estimate.dormant is None:
+            return tuple(rows)
+        return tuple(row for at, row in zip(self._rows.tolist(), rows, strict=True) if not estimate.dormant[at])
 
     def worst(self, estimate: Estimate) -> float | None:
         """Return the largest imbalance of the balances that hold, relative to half of what passes the node."""

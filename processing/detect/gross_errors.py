@@ -281,12 +281,20 @@ class GrossErrors:
         changes: list[Change] = []
         for test, entry in list(self._open.items()):
             recent = (self._recent if entry.by_change else self._beyond)[:, test]
-            if not np.isnan(recent).any() and (abs(recent) < 0.5 * entry.limit).all():
+            agrees = not np.isnan(recent).any() and (abs(recent) < 0.5 * entry.limit).all()
+            if agrees or self._is_over(test, estimate):
                 del self._open[test]
-                since = estimate.end_us - PERSISTENCE * (estimate.end_us - estimate.start_us)
+                lasted = PERSISTENCE if agrees else 1
+                since = estimate.end_us - lasted * (estimate.end_us - estimate.start_us)
                 kind, subject = self._teller.subject(test)
                 changes.append(Closed(kind, subject, max(since, entry.since_us), self._teller.aspect(test)))
         return changes
+
+    def _is_over(self, test: int, estimate: Estimate) -> bool:
+        """Whether a meter or node is no longer in force."""
+        if test < self._n:
+            return bool(self._plan.table.valid_to_us[test] <= estimate.start_us)
+        return estimate.dormant is not None and bool(estimate.dormant[self._leaks.leaks[test - self._n].rows[0].row])
 
     # -- state ----------------------------------------------------------------------------------------------------
 

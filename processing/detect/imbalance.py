@@ -144,7 +144,9 @@ class LeakTests:
 
     def _with_open(self, estimate: Estimate, judged: Judged, tested: JudgedLeaks) -> JudgedLeaks:
         """Let nodes without balances tell their leak by what the reconciled values leave open."""
-        open_ = [k for k, leak in enumerate(self.leaks) if leak.rows[0].row not in estimate.rows]
+        gone = estimate.dormant
+        open_ = [k for k, leak in enumerate(self.leaks)
+                 if leak.rows[0].row not in estimate.rows and (gone is None or not gone[leak.rows[0].row])]
         if not open_:
             return tested
         equations = self._equations

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from park.model import Park
-from processing.chain import Chain, WindowResult
+from processing.chain import Chain, WindowResult, in_agreement
 from processing.detect.events import Closed, Opened
 from processing.detect.meter_silent import Presence
+from processing.exchanges import ExchangeFlow
 from processing.window import BEFORE, Readings
 from simulators.scenario import Scenario
 from tests.processing.parks import SCENARIO, works
@@ -174,6 +175,14 @@ def test_window_without_readings_is_a_window():
     result = chain.run(nothing, start, start + 20 * S, quiet)
     assert (result.readings, result.last_source_time_us, result.changes) == (0, None, ())
     assert all(row.reconciled is None for row in result.rows.flows)
+    assert [agreed for _, agreed in result.exchanges] == [None] * 5         # nothing known: neither in nor out
+
+
+def test_exchange_is_in_agreement_out_of_it_or_unknown():
+    known = ExchangeFlow("E", "kg/s", 1.0, 0.1, None, None, None, None, None, None)
+    dumb = ExchangeFlow("F", "kg/s", *[None] * 8)
+    assert [agreed for _, agreed in in_agreement([known, dumb], set())] == [True, None]
+    assert [agreed for _, agreed in in_agreement([known, dumb], {"E", "F"})] == [False, False]
 
 
 def test_closing_changes_name_what_was_opened():

@@ -292,3 +292,22 @@ def test_stream_that_is_not_in_force_carries_nothing_and_has_no_rows(where):
     assert {name for name, *_ in found} == {"I", "O"}
     assert found["I", "sender", "mass_flow"].reconciled == pytest.approx(10.05, rel=1e-3)
     assert rows.max_relative_imbalance < 1e-12
+
+
+def test_node_that_is_not_in_force_has_no_balance_and_no_row():
+    """A tank that will be there from 2026 on: its level meter reads already, and must not hold what flows today."""
+    def park(**force):
+        return park_of(
+            [node("a.n", "mass"), node("b.tank", "mass", **force)],
+            [stream("I", "environment", "a.n"), stream("O", "a.n", "environment"), stream("P", "a.n", "b.tank")],
+            [flow("FI", "I", "receiver", 1.0, "kg/s"), flow("FO", "O", "sender", 1.0, "kg/s"),
+             meter("LT", None, None, "inventory", "t", node="b.tank", u95_absolute=0.01)])
+    values = {"FI": 10.0, "FO": 10.1, "LT": 5000.0}
+    found, estimate, rows = flows(park(valid_from="2026-01-01"), values)
+    assert [row.node for row in rows.nodes] == ["a.n"]
+    assert {name for name, *_ in found} == {"I", "O"}
+    assert rows.max_relative_imbalance < 1e-12
+    assert estimate.dormant.sum() == 1
+    found, _, rows = flows(park(valid_to="2026-01-01"), values)
+    assert [row.node for row in rows.nodes] == ["a.n", "b.tank"]
+    assert {name for name, *_ in found} == {"I", "O", "P"}

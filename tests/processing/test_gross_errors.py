@@ -47,19 +47,23 @@ class Plant:
         self.systematic = np.clip(self.rng.standard_normal(n), -1.0, 1.0) * self.std * np.sqrt(0.5)
         self.chain = Chain(self.park)
 
-    def run(self, windows: int, *, leak: dict[str, float] | None = None, bias: dict[str, float] | None = None) -> None:
-        """Go on; `leak` is lost at a node [kg/s], `bias` added to a meter [kg/s]."""
+    def run(
+        self, windows: int, *, leak: dict[str, float] | None = None, bias: dict[str, float] | None = None,
+        passing: float = 10.0,
+    ) -> None:
+        """Go on; `leak` is lost at a node [kg/s], `bias` added to a meter [kg/s], `passing` comes in [kg/s]."""
         lost = {"a.n": 0.0, "b.m": 0.0, **(leak or {})}
-        true = {"A": 10.0, "B": 10.0 - lost["a.n"], "C": 10.0 - lost["a.n"] - lost["b.m"]}
+        true = {"A": passing, "B": passing - lost["a.n"], "C": passing - lost["a.n"] - lost["b.m"]}
         for _ in range(windows):
             start = 20 * S * len(self.results)
             meter, time, value = [], [], []
             for m, entry in enumerate(self.park.meters):
-                center = true[entry.id[0]] + self.systematic[m] + (bias or {}).get(entry.id, 0.0)
+                share = true[entry.id[0]] / 10.0
+                center = true[entry.id[0]] + share * self.systematic[m] + (bias or {}).get(entry.id, 0.0)
                 for k in range(4):
                     meter.append(m)
                     time.append(start + 5 * k * S)
-                    value.append(center + self.rng.normal(0.0, self.std[m] * np.sqrt(0.5)))
+                    value.append(center + share * self.rng.normal(0.0, self.std[m] * np.sqrt(0.5)))
             readings = Readings.of(len(self.park.meters), meter, time, value)
             presence = presence_of(readings, start, start + 20 * S, 0)
             self.results.append(self.chain.run(readings, start, start + 20 * S, presence))
@@ -184,3 +188,26 @@ def test_state_goes_through_json_bit_for_bit():
         plant.run(10)
     assert parts.results == whole.results
     assert {event[:2] for event in whole.events} == {("leak", "a.n"), ("meter_bias", "C1")}
+
+
+def in_force(**keys: str) -> Park:
+    meters = [flow(m.id, m.stream, m.side, 2.0) for m in both_ends().meters]
+    return park_of(
+        [node("a.n", "mass"), node("b.m", "mass", **keys)],
+        [stream("A", "environment", "a.n"), stream("B", "a.n", "b.m"), stream("C", "b.m", "environment")], meters)
+
+
+def test_node_that_comes_into_force_raises_nothing_by_that():
+    plant = Plant(in_force(valid_from="1970-01-01T00:03:20Z"))
+    plant.run(10, passing=0.0)
+    plant.run(20)
+    assert plant.events == []
+    assert [len(result.rows.nodes) for result in plant.results] == [1] * 10 + [2] * 20
+
+
+def test_leak_of_a_node_ends_with_the_node():
+    plant = Plant(in_force(valid_to="1970-01-01T00:05:20Z"))
+    plant.run(10)
+    plant.run(6, leak={"b.m": 0.8})
+    plant.run(4, passing=0.0)
+    assert plant.events == [("leak", "b.m", 10, 16)]

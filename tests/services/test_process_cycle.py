@@ -167,6 +167,20 @@ def test_views_answer_from_what_was_written(postgres_dsn: str, feed: Feed) -> No
     assert query(postgres_dsn, "select count(*) from flow_now")[0][0] == 30
 
 
+def test_exchange_of_which_nothing_is_known_is_neither_in_nor_out_of_agreement(postgres_dsn: str, feed: Feed) -> None:
+    readings = feed.play(60)
+    belt = [m for m, meter in enumerate(feed.sim.park.meters) if meter.id in ("WT1", "WT2", "WT3", "WT4", "WT5")]
+    cycle = Cycle(feed.sim.park, postgres_dsn, later(61 + 10))
+    feed.write(readings._where(~np.isin(readings.meter, belt)))
+    cycle.wait(lambda: len(cycle.windows()) == 3)
+    cycle.end()
+    found = dict(query(postgres_dsn, "select exchange, in_agreement from exchange_now"))
+    assert found["X3"] is None
+    assert found["X1"] is True
+    worst = query(postgres_dsn, "select state, deviating from network_edge where kind = 'material'")
+    assert worst == [("no value", None)]
+
+
 def test_missing_reading_is_waited_for_as_long_as_lateness_says(postgres_dsn: str, feed: Feed) -> None:
     readings = feed.play(20)
     last = (readings.meter == 0) & (readings.time_us == round((START + 15) * S))
