@@ -1,15 +1,14 @@
 """Reconciliation of flows with what they carry: compositions, enthalpies, any property that mixes by flow.
 
 Here: `prepare_bilinear` and `reconcile_bilinear`: balances of flows, and of flows times properties, over one window or
-many. Not here: the iteration (quadratic.py), other nonlinear constraints (nonlinear.py). The main path:
+many. Not here: the check of readings (bilinear_case.py), the iteration (quadratic.py), the answer
+(bilinear_result.py), other nonlinear constraints (nonlinear.py). The main path:
 `BilinearNetwork.reconcile`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,8 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from processing.balance import inputs
+from processing.balance.bilinear_case import Case, Sizes
+from processing.balance.bilinear_result import BilinearResult
 from processing.balance.errors import BalanceError
 from processing.balance.inputs import Floats, Ints, Matrix
 from processing.balance.mixing import Constraints, constraints_of, slots_of
@@ -30,131 +31,12 @@ WIDTH = 8
 """Windows solved side by side: as many as one vector instruction takes."""
 
 
-class BilinearResult:
-    """Flows and properties that meet their balances together.
-
-    Shapes: "as flow" is (n_streams,) for one window or (n_windows, n_streams); "as carried" likewise with a last axis
-    of n_properties; "per window" a number or (n_windows,).
-
-    Attributes
-    ----------
-    flow, carried : ndarray
-        Reconciled, as flow and as carried, in the units given; NaN where unobservable.
-    converged : ndarray or bool
-        per window: whether the search came to rest; where not, the values are no answer.
-    iterations : ndarray or int
-        per window.
-    open_share : ndarray or float
-        per window: largest constraint left open, as a share of the sum of its |terms|.
-    """
-
-    def __init__(self, network: BilinearNetwork, case: _Case) -> None:
-        self._network, self._case = network, case
-        self.converged: Any = self._per_window(case.report[:, 0] > 0)
-        self.iterations: Any = self._per_window(case.report[:, 1].astype(np.int64))
-        self.open_share: Any = self._per_window(case.report[:, 2])
-
-    @cached_property
-    def flow(self) -> Floats:
-        """Reconciled flows, as flow; NaN where unobservable."""
-        return self._flows(self._seen)
-
-    @cached_property
-    def carried(self) -> Floats:
-        """Reconciled properties, as carried; NaN where unobservable."""
-        return self._properties(self._seen)
-
-    @cached_property
-    def flow_std(self) -> Floats:
-        """Std of the flows, as flow."""
-        return self._flows(self._std)
-
-    @cached_property
-    def carried_std(self) -> Floats:
-        """Std of the properties, as carried."""
-        return self._properties(self._std)
-
-    @cached_property
-    def global_test(self) -> Any:
-        """Weighted sum of squares of the adjustments, per window."""
-        share = np.divide(
-            self._case.z - self._case.given,
-            self._case.std,
-            out=np.zeros_like(self._case.z),
-            where=(self._case.std > 0) & np.isfinite(self._case.std) & ~np.isnan(self._case.given),
-        )
-        return self._per_window((share**2).sum(axis=1))
-
-    @cached_property
-    def degrees_of_freedom(self) -> Any:
-        """Independent constraints among measured variables of positive std, per window."""
-        return self._per_window(np.array([self.linear(k).degrees_of_freedom for k in range(len(self._case.z))]))
-
-    def linear(self, window: int = 0) -> Result:
-        """Return one window linearised at its answer, variables as flows, then properties stream by stream.
-
-        What a linear result has follows: std, tests, `find_gross_errors`.
-        """
-        if window not in self._linear:
-            self._linear[window] = self._network.linearised(self._case, window)
-        return self._linear[window]
-
-    @cached_property
-    def _linear(self) -> dict[int, Result]:
-        """Linearised windows, as far as asked for."""
-        return {}
-
-    @cached_property
-    def _seen(self) -> Floats:
-        """Variables with NaN where unobservable, shape (n_windows, n_variables)."""
-        if not np.isnan(self._case.given).any():
-            return self._case.z
-        seen = np.array([self.linear(k).observable for k in range(len(self._case.z))]).reshape(self._case.z.shape)
-        return np.where(seen, self._case.z, np.nan)
-
-    @cached_property
-    def _std(self) -> Floats:
-        """Std of all variables, shape (n_windows, n_variables)."""
-        return np.array([self.linear(k).std for k in range(len(self._case.z))]).reshape(self._case.z.shape)
-
-    def _flows(self, values: Floats) -> Floats:
-        """Return the flows among values by variable."""
-        flows = values[:, : self._network.n_streams]
-        return flows[0] if self._case.single else flows
-
-    def _properties(self, values: Floats) -> Floats:
-        """Return the properties among values by variable."""
-        n = self._network.n_streams
-        carried = values[:, n:].reshape(len(values), n, -1)
-        return carried[0] if self._case.single else carried
-
-    def _per_window(self, values: npt.NDArray[Any]) -> Any:
-        """Return a number for one window."""
-        return values[0].item() if self._case.single else values
-
-
-@dataclass(eq=False)
-class _Case:
-    """Windows as the iteration takes them: by variable, shape (n_windows, n_variables)."""
-
-    given: Floats
-    std: Floats
-    z: Floats
-    rhs: Floats
-    report: Floats
-    single: bool
-
-
 class BilinearNetwork:
     """Everything about a bilinear network that does not depend on the readings; made by `prepare_bilinear`."""
 
-    def __init__(self, constraints: Constraints, n_streams: int, n_nodes: int, n_carried: int, n_whole: int) -> None:
+    def __init__(self, constraints: Constraints, sizes: Sizes) -> None:
         self.constraints = constraints
-        self._n_whole = n_whole
-        self.n_streams = n_streams
-        self.n_properties = constraints.n_variables // n_streams - 1
-        self._n_nodes = n_nodes
-        self._n_carried = n_carried
+        self.sizes = sizes
         c = constraints
         n, m = c.n_variables, c.n_rows
         pairs = sp.coo_array((np.ones(len(c.row)), (c.row + n, c.variable)), shape=(n + m, n + m)).tocsc()
@@ -166,6 +48,16 @@ class BilinearNetwork:
         one, two = self._place[c.variable], self._place[c.row + n]
         low, high = np.minimum(one, two), np.maximum(one, two)
         self._entries = Entries(c.row, c.variable, c.other, c.share, slots_of(self._pattern, low, high))
+
+    @property
+    def n_streams(self) -> int:
+        """Number of streams."""
+        return self.sizes.n_streams
+
+    @property
+    def n_properties(self) -> int:
+        """Number of properties that each stream carries."""
+        return self.sizes.n_properties
 
     def reconcile(
         self,
@@ -211,13 +103,13 @@ class BilinearNetwork:
         BalanceError
             If the shapes do not fit.
         """
-        case = self._case(flow, carried, flow_std, carried_std, rhs, carried_rhs, start)
+        case = self.sizes.case(flow, carried, flow_std, carried_std, rhs, carried_rhs, start)
         for first in range(0, len(case.z), WIDTH):
             self._iterate(case, np.arange(first, min(first + WIDTH, len(case.z))), tolerance, max_iterations)
-        self._mend(case, self._bounds(bounds), tolerance, max_iterations)
-        return BilinearResult(self, case)
+        self._mend(case, self.sizes.bounds(bounds), tolerance, max_iterations)
+        return BilinearResult(case, self.n_streams, lambda window: self.linearised(case, window))
 
-    def linearised(self, case: _Case, window: int) -> Result:
+    def linearised(self, case: Case, window: int) -> Result:
         """Return one window linearised at its answer."""
         z = case.z[window]
         jacobian = self.constraints.jacobian(z)
@@ -228,84 +120,7 @@ class BilinearNetwork:
         part = Part(network.projection(usable), np.zeros(1, dtype=np.int64))
         return Result(given, np.where(part.projection.observable, z, np.nan), rhs[None], [part], (0,))
 
-    def _case(
-        self, flow: Any, carried: Any, flow_std: Any, carried_std: Any, rhs: Any, carried_rhs: Any, start: Any
-    ) -> _Case:
-        """Check what was given and put variables side by side."""
-        n, k = self.n_streams, self.n_properties
-        flows, properties = inputs.as_floats(flow, "flow"), inputs.as_floats(carried, "carried")
-        single = flows.ndim == 1
-        if flows.shape[-1] != n or properties.shape != (*flows.shape, k):
-            raise BalanceError(
-                f"flow and carried must have shapes ({n},) and ({n}, {k}), or both with windows first, "
-                f"got {flows.shape} and {properties.shape}"
-            )
-        given = np.concatenate([flows, properties.reshape(*flows.shape[:-1], n * k)], axis=-1).reshape(-1, n * (k + 1))
-        std = np.concatenate(
-            [_spread(flow_std, flows.shape, "flow_std"), _spread(carried_std, properties.shape, "carried_std")],
-            axis=-1,
-        )
-        std = np.ascontiguousarray(np.broadcast_to(std, given.shape))
-        if np.isinf(given).any() or (std < 0).any():
-            raise BalanceError("flow and carried must be finite or NaN, and no std negative")
-        z = np.where(np.isnan(given), self._guess(given), given)
-        if start is not None:
-            begin = np.concatenate(
-                [
-                    inputs.as_floats(start[0], "start"),
-                    inputs.as_floats(start[1], "start").reshape(*np.shape(start[0])[:-1], n * k),
-                ],
-                axis=-1,
-            )
-            z = np.where(np.isnan(begin), z, begin)
-            z = np.where(np.isnan(given) | ~np.isfinite(std), z, given)
-        return _Case(
-            given,
-            std,
-            np.ascontiguousarray(z),
-            self._rhs(rhs, carried_rhs, len(given)),
-            np.zeros((len(given), 3)),
-            single,
-        )
-
-    def _guess(self, given: Floats) -> Floats:
-        """Return where unmeasured variables start: the mean of those measured, of flows or of the same property."""
-        n, k = self.n_streams, self.n_properties
-        measured, value = ~np.isnan(given), np.nan_to_num(given)
-        guess = np.empty_like(given)
-        for part in [slice(0, n), *[slice(n + i, n * (k + 1), k) for i in range(k)]]:
-            number = np.maximum(measured[:, part].sum(axis=1), 1)
-            mean = value[:, part].sum(axis=1) / number
-            guess[:, part] = np.where(mean == 0.0, 1.0, mean)[:, None]
-        return guess
-
-    def _rhs(self, rhs: Any, carried_rhs: Any, n_windows: int) -> Floats:
-        """Return right-hand sides by constraint, shape (n_windows, n_rows)."""
-        full = np.zeros((n_windows, self.constraints.n_rows))
-        m, q = self._n_nodes, self._n_carried
-        full[:, self.constraints.n_rows - self._n_whole :] = 1.0
-        if rhs is not None:
-            full[:, :m] = np.broadcast_to(inputs.as_floats(rhs, "rhs"), (n_windows, m))
-        if carried_rhs is not None:
-            shape = (n_windows, q, self.n_properties)
-            full[:, m : m + q * self.n_properties] = np.broadcast_to(
-                inputs.as_floats(carried_rhs, "carried_rhs"), shape
-            ).reshape(n_windows, -1)
-        return full
-
-    def _bounds(self, bounds: Any) -> tuple[Floats, Floats] | None:
-        """Return bounds by variable."""
-        if bounds is None:
-            return None
-        n, k = self.n_streams, self.n_properties
-        sides = []
-        for side in (0, 1):
-            flow = np.broadcast_to(inputs.as_floats(bounds[0][side], "bounds"), (n,))
-            carried = np.broadcast_to(inputs.as_floats(bounds[1][side], "bounds"), (n, k))
-            sides.append(np.concatenate([flow, carried.ravel()]))
-        return inputs.checked_bounds(sides, n * (k + 1))
-
-    def _iterate(self, case: _Case, windows: Ints, tolerance: float, most: int) -> None:
+    def _iterate(self, case: Case, windows: Ints, tolerance: float, most: int) -> None:
         """Solve some windows side by side; a block that is not full repeats its last."""
         block = windows[np.minimum(np.arange(WIDTH), len(windows) - 1)] if len(windows) > 1 else windows
         known = np.isfinite(case.std[block])
@@ -322,13 +137,13 @@ class BilinearNetwork:
         case.z[windows] = z.T[: len(windows)]
         case.report[windows] = report.T[: len(windows)]
 
-    def _mend(self, case: _Case, bounds: tuple[Floats, Floats] | None, tolerance: float, most: int) -> None:
+    def _mend(self, case: Case, bounds: tuple[Floats, Floats] | None, tolerance: float, most: int) -> None:
         """Search again, with line search and bounds, in windows that did not converge or left their bounds."""
         outside = case.report[:, 0] == 0.0
         if bounds is not None:
             outside |= ((case.z < bounds[0]) | (case.z > bounds[1])).any(axis=1)
         for k in np.flatnonzero(outside):
-            begin = np.where(np.isnan(case.given[k]), self._guess(case.given[k][None])[0], case.given[k])
+            begin = np.where(np.isnan(case.given[k]), self.sizes.guess(case.given[k][None])[0], case.given[k])
             found = reconcile_nonlinear(
                 lambda z, k=k: self.constraints.residual(z, case.rhs[k]),  # type: ignore[misc]
                 self.constraints.jacobian,
@@ -389,7 +204,8 @@ def prepare_bilinear(
     if full.shape != (n,) or full.dtype != np.bool_:
         raise BalanceError(f"whole must be bool of shape ({n},), got {full.dtype} of {full.shape}")
     constraints = constraints_of(mass, carry, n_properties, same, full)
-    return BilinearNetwork(constraints, n, mass.n_rows, carry.n_rows, int(full.sum()))
+    sizes = Sizes(n, n_properties, mass.n_rows, carry.n_rows, int(full.sum()), constraints.n_rows)
+    return BilinearNetwork(constraints, sizes)
 
 
 def reconcile_bilinear(
@@ -440,15 +256,3 @@ def reconcile_bilinear(
     of_network = {key: options.pop(key) for key in ("carried_incidence", "same", "whole") if key in options}
     network = prepare_bilinear(incidence, np.shape(carried)[-1], **of_network)
     return network.reconcile(flow, carried, flow_std, carried_std, **options)
-
-
-def _spread(std: Any, shape: tuple[int, ...], name: str) -> Floats:
-    """Return std of one window's shape or all windows', flat over properties; shape (n_windows or 1, n)."""
-    values = inputs.as_floats(std, name)
-    one = shape if len(shape) == (1 if name == "flow_std" else 2) else shape[1:]
-    if values.shape not in ((), one, shape):
-        raise BalanceError(
-            f"{name} must have shape {one}" + (f" or {shape}" if one != shape else "") + f", got {values.shape}"
-        )
-    width = int(np.prod(one))
-    return np.broadcast_to(values, one).reshape(1, width) if values.shape in ((), one) else values.reshape(-1, width)

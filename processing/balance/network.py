@@ -1,8 +1,8 @@
 """A network made ready once, and the reconciliation of any number of windows with it.
 
-Here: `prepare`, `reconcile`, `Network`, and the grouping of windows by which meters are silent: each pattern of
-silent meters has its own projection, made on first use and kept. Not here: the factors (dense.py, sparse.py), what
-is derived from a reconciliation (result.py), bounds that bind (bounds.py). The main path: `Network.reconcile`.
+Here: `prepare` and `Network`; each pattern of silent meters has its own projection, made on first use and kept. Not
+here: `reconcile`, everything in one call (reconciliation.py), the factors (dense.py, sparse.py), what is derived from
+a reconciliation (result.py), bounds that bind (bounds.py). The main path: `Network.reconcile`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,9 @@ import numpy.typing as npt
 from processing.balance import inputs
 from processing.balance.bounds import move_inside
 from processing.balance.dense import DenseProjection, project
-from processing.balance.errors import BalanceError, ContradictionError
+from processing.balance.errors import BalanceError
 from processing.balance.inputs import Bools, Floats, Ints, Matrix, Rows
+from processing.balance.patterns import check_for_contradiction, patterns_of
 from processing.balance.projection import Projection
 from processing.balance.result import Part, Result
 from processing.balance.uncertainty import known_of, root_of, sparse_covariance
@@ -33,10 +34,6 @@ DENSE_STREAMS = 256
 
 DENSE_ENTRIES = 4_000_000
 """Balances times streams up to which a network too badly scaled for normal equations is factored densely."""
-
-
-TOGETHER = 64
-"""From this many windows with std of their own on the compiled factors are worth being loaded."""
 
 
 class Network:
@@ -240,17 +237,6 @@ def _solved(parts: list[Part], values: Floats, rhs: Floats | None, threads: int,
     return out
 
 
-def check_for_contradiction(part: Part, values: Floats, rhs: Floats | None) -> None:
-    """Refuse windows whose balances are open where nothing can be adjusted."""
-    found = part.projection.contradiction(values, rhs)
-    if found is not None:
-        window, nodes, left = found
-        raise ContradictionError(
-            f"window {part.windows[window]}: the balances of nodes {nodes} leave {left:.6g} open and no stream with a "
-            "positive std can take it up"
-        )
-
-
 def prepare(
     incidence: Matrix,
     std: npt.ArrayLike | None = None,
@@ -295,150 +281,3 @@ def prepare(
     if spread is not None and spread.ndim == 2:
         raise BalanceError("prepare takes one std a stream; give std by window to reconcile")
     return Network(rows, spread, correlated, limits)
-
-
-def reconcile(
-    incidence: Matrix,
-    measured: npt.ArrayLike,
-    std: npt.ArrayLike | None = None,
-    *,
-    covariance: Matrix | None = None,
-    rhs: npt.ArrayLike | None = None,
-    bounds: Sequence[npt.ArrayLike] | None = None,
-) -> Result:
-    """Adjust measured values as little as their std allow so that every balance closes.
-
-    Weighted least squares over one window or many: minimise (x - y)' V^-1 (x - y) subject to A x = rhs and the
-    bounds. Streams without a value are computed from the balances where these determine them.
-
-    Parameters
-    ----------
-    incidence
-        The balances A, shape (n_nodes, n_streams), dense or scipy.sparse, any real coefficients.
-    measured
-        y, shape (n_streams,) or (n_windows, n_streams) [unit of the stream]; NaN where unmeasured.
-    std
-        shape (n_streams,) or the shape of `measured` [unit of the stream]; zero: exact; infinite: tells nothing.
-    covariance
-        Instead of `std`: V, shape (n_streams, n_streams).
-    rhs
-        shape (n_nodes,) or (n_windows, n_nodes): what each balance adds up to (hold-up); default zero.
-    bounds
-        (low, high), each shape (n_streams,) or one number for all.
-
-    Returns
-    -------
-    Result
-        `reconciled`, `std`, `adjustment`, `global_test`, `degrees_of_freedom`, `measurement_test` and more, each
-        computed when first asked for.
-
-    Raises
-    ------
-    BalanceError
-        If the arrays do not make a reconciliation problem.
-    ContradictionError
-        If values without uncertainty contradict each other, or no values within the bounds meet every balance.
-
-    Notes
-    -----
-    All streams measured: x = y - V A' (A V A')^-1 (A y - b). Unmeasured streams are projected out first (Crowe et
-    al. 1983), dependent balances are recognised and left out.
-
-    References
-    ----------
-    Crowe, Garcia Campos, Hrymak (1983), AIChE J. 29, 881. Narasimhan, Jordache (2000), Data Reconciliation and Gross
-    Error Detection. Madron (1992), Process Plant Performance. VDI 2048 Part 1.
-
-    Examples
-    --------
-    >>> from processing.balance import reconcile
-    >>> result = reconcile([[1, -1, 0], [0, 1, -1]], [10.2, 9.9, float("nan")], std=0.1)
-    >>> result.reconciled.round(3).tolist()
-    [10.05, 10.05, 10.05]
-    """
-    if std is not None and np.ndim(std) == 2 and np.shape(std)[0] != 1:
-        return _reconcile_each(incidence, measured, std, rhs, bounds)
-    single = std if std is None or np.ndim(std) < 2 else np.asarray(std, dtype=float)[0]
-    return prepare(incidence, single, covariance=covariance, bounds=bounds).reconcile(measured, rhs=rhs)
-
-
-def _reconcile_each(
-    incidence: Matrix, measured: npt.ArrayLike, std: npt.ArrayLike, rhs: npt.ArrayLike | None, bounds: Any
-) -> Result:
-    """Reconcile windows that each have their own std."""
-    rows = inputs.rows_of(incidence, "incidence")
-    values = inputs.measured_windows(measured, rows.n_columns)
-    spread = inputs.checked_std(std, rows.n_columns)
-    if spread.shape != values.shape:
-        raise BalanceError(f"std by window must have the shape of measured, {values.shape}, got {spread.shape}")
-    right = inputs.checked_rhs(rhs, rows.n_rows, len(values))
-    right = right if right is None else np.broadcast_to(right, (len(values), rows.n_rows))
-    limits = inputs.checked_bounds(bounds, rows.n_columns)
-    return _Varying(rows, values, spread, right, limits).result()
-
-
-class _Varying:
-    """Windows that each have their own std."""
-
-    def __init__(
-        self, rows: Rows, values: Floats, std: Floats, rhs: Floats | None, bounds: tuple[Floats, Floats] | None
-    ) -> None:
-        self.rows, self.values, self.std, self.rhs, self.bounds = rows, values, std, rhs, bounds
-        if np.isinf(values).any():
-            raise BalanceError(inputs.infinite(values))
-        self.usable = np.isfinite(values) & np.isfinite(std)
-
-    def result(self) -> Result:
-        """Reconcile, windows of like pattern together; factors for tests and std are made when asked for."""
-        reconciled = np.empty_like(self.values)
-        for members in _equal_rows(np.concatenate([self.usable, self.std == 0.0], axis=1)):
-            reconciled[members] = self._solve(members)
-        parts = [Part(partial(self._projection, k), np.array([k])) for k in range(len(self.values))]
-        bounded = [k for k, part in enumerate(parts) if self._network(k).keep_inside(part, reconciled)]
-        return Result(self.values, reconciled, self.rhs, parts, bounded, self.rows.n_rows)
-
-    def _solve(self, members: Ints) -> Floats:
-        """Reconcile windows of one pattern: many together, few or badly scaled ones each with its own factors."""
-        out = np.empty((len(members), self.values.shape[1]))
-        alone = np.arange(len(members))
-        if len(members) >= TOGETHER:
-            from processing.balance.sparse import SMALL_PIVOT, project_sparse
-
-            first = members[0]
-            pattern = project_sparse(self.rows, self.usable[first], self.std[first])
-            rhs = None if self.rhs is None else self.rhs[members]
-            check_for_contradiction(Part(pattern, members), self.values[members], rhs)
-            out, least = pattern.solve_varying(self.values[members], rhs, self.std[members])
-            alone = np.flatnonzero(~(least > SMALL_PIVOT))
-        for k in alone:
-            window = int(members[k])
-            found = self._network(window, bounded=False).reconcile(
-                self.values[window], rhs=None if self.rhs is None else self.rhs[window]
-            )
-            out[k] = found.reconciled
-        return out
-
-    def _network(self, window: int, *, bounded: bool = True) -> Network:
-        """Return the network as it is in one window."""
-        return Network(self.rows, self.std[window], None, self.bounds if bounded else None)
-
-    def _projection(self, window: int) -> Projection:
-        """Return the factors of one window."""
-        return self._network(window).projection(self.usable[window])
-
-
-def patterns_of(usable: Bools) -> list[tuple[Ints, Bools]]:
-    """Group windows with the same usable meters: (window numbers, the pattern), in order of first appearance."""
-    if len(usable) == 0:
-        return []
-    if (usable == usable[0]).all():
-        return [(np.arange(len(usable)), usable[0])]
-    return [(members, usable[members[0]]) for members in _equal_rows(np.packbits(usable, axis=1))]
-
-
-def _equal_rows(table: npt.NDArray[Any]) -> list[Ints]:
-    """Row numbers of `table` grouped by equal rows."""
-    groups: dict[bytes, list[int]] = {}
-    for k, row in enumerate(np.ascontiguousarray(table)):
-        groups.setdefault(row.tobytes(), []).append(k)
-    return [np.array(members) for members in groups.values()]

@@ -22,7 +22,8 @@ import numpy as np
 
 from processing.balance.cusum import Cusum, cusum_limit
 from processing.balance.errors import BalanceError
-from processing.balance.gross import Found, find_gross_errors
+from processing.balance.found import Found
+from processing.balance.gross import find_gross_errors
 from processing.balance.hypotheses import hypotheses_of
 from processing.balance.inputs import Bools, Floats, as_floats
 from processing.balance.projection import Projection

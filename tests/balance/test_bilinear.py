@@ -32,8 +32,8 @@ def case(seed, n_nodes=8, n_streams=16, k=2, silent=0.0):
 def general(network, read, std, sides, start=None, **options):
     """Solve the same with the dense general solver: the slow twin."""
     given, spread = np.r_[read[0], read[1].ravel()], np.r_[std[0], std[1].ravel()]
-    rhs = network._rhs(sides["rhs"], sides["carried_rhs"], 1)[0]
-    begin = np.where(np.isnan(given), network._guess(given[None])[0], given)
+    rhs = network.sizes.rhs(sides["rhs"], sides["carried_rhs"], 1)[0]
+    begin = np.where(np.isnan(given), network.sizes.guess(given[None])[0], given)
     return reconcile_nonlinear(
         lambda z: network.constraints.residual(z, rhs),
         network.constraints.jacobian,
@@ -171,8 +171,8 @@ def test_a_start_for_what_is_unmeasured():
         ({"flow": np.ones(3)}, "must have shapes"),
         ({"carried": np.ones((2, 2, 1))}, "must have shapes"),
         ({"flow_std": np.ones(3)}, "flow_std must have shape"),
-        ({"carried_std": -1.0}, "no std negative"),
-        ({"flow": [np.inf, 1.0]}, "finite or NaN"),
+        ({"carried_std": -1.0}, "must not have a negative std"),
+        ({"flow": [np.inf, 1.0]}, "must be finite, or NaN"),
         ({"carried_incidence": np.ones((1, 3))}, "must have 2 columns"),
         ({"whole": [1, 0]}, "whole must be bool"),
     ],
@@ -181,3 +181,12 @@ def test_wrong_input_is_refused(change, message):
     given = {"flow": [1.0, 1.0], "carried": [[0.1], [0.1]], "flow_std": 0.1, "carried_std": 0.1} | change
     with pytest.raises(BalanceError, match=message):
         reconcile_bilinear([[1.0, -1.0]], **given)
+
+
+def test_what_is_wrong_is_refused_with_its_place():
+    flow, carried = [[10.0, 5.0, 15.0]] * 2, np.full((2, 3, 2), 0.3)
+    carried[1, 2, 1] = np.inf
+    with pytest.raises(BalanceError, match="window 1: property 1 of stream 2 must be finite, or NaN"):
+        reconcile_bilinear([[1, 1, -1]], flow, carried, 0.1, 0.1)
+    with pytest.raises(BalanceError, match=r"window 0: flow of stream 1 must not have a negative std, got -1\.0"):
+        reconcile_bilinear([[1, 1, -1]], flow, np.full((2, 3, 2), 0.3), [0.1, -1.0, 0.1], 0.1)

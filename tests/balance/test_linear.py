@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from processing.balance import BalanceError, ContradictionError, classify, network, prepare, reconcile
+from processing.balance import BalanceError, ContradictionError, classify, network, prepare, reconcile, varying
 from tests.reference import cases
 from tests.reference.exact import Exact
 
@@ -18,7 +18,7 @@ def factors(request, monkeypatch):
     """Everything here holds for dense factors and for sparse ones."""
     if request.param == "sparse":
         monkeypatch.setattr(network, "DENSE_STREAMS", 0)
-        monkeypatch.setattr(network, "TOGETHER", 1)
+        monkeypatch.setattr(varying, "TOGETHER", 1)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
