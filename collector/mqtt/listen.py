@@ -7,7 +7,6 @@ it. Listening has a session of its own that ends with it: the collector's is not
 from __future__ import annotations
 
 import json
-import math
 import re
 import secrets
 import threading
@@ -23,7 +22,7 @@ from collector.mqtt.broker import Broker
 from collector.mqtt.link import REFUSED, connect, new_client
 from collector.mqtt.paths import Steps
 from collector.mqtt.payload import LARGEST_PAYLOAD
-from collector.mqtt.values import SEVERITY, Rejected, time_us
+from collector.mqtt.values import SEVERITY, Rejected, number, time_us
 from collector.times import MICROS, plausible
 from park.errors import BrokerError
 from park.quality import UNCERTAIN_STATUS
@@ -192,7 +191,7 @@ def numbers(document: Any, now_us: int, steps: Steps = (), around: Beside | None
         tuple[Steps, Beside]]:
     """Yield the path of each number in a document, with what stands beside it; times and statuses are no numbers."""
     around = around or Beside()
-    if type(document) in (int, float) and math.isfinite(document):
+    if _is_number(document):
         yield steps, around
     elif isinstance(document, dict):
         beside = _beside(document, now_us, steps, around)
@@ -217,6 +216,15 @@ def _beside(document: Mapping[str, Any], now_us: int, steps: Steps, around: Besi
         elif word in _UNITS and isinstance(value, str):
             beside = replace(beside, unit=unit_named(value))
     return beside
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a number that the collector takes."""
+    try:
+        number(value)
+    except Rejected:
+        return False
+    return True
 
 
 def _is_time(value: Any, now_us: int) -> bool:
