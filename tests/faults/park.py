@@ -1,4 +1,4 @@
-"""The park that faults are made in: two OPC UA servers, JSON and two Sparkplug nodes on a broker; each second a reading."""
+"""The park that faults are made in: two OPC UA servers, JSON and two Sparkplug nodes on a broker."""
 
 from __future__ import annotations
 
