@@ -241,8 +241,8 @@ def main(payloads: int, seed: int) -> None:
         memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         sys.stdout.write(
             f"{name}: {outcome.payloads:,} payloads, seed {seed}: {outcome.rows:,} rows, "
-            f"{outcome.rejected:,} rejected, {outcome.again:,} letters read again, longest {outcome.longest_s * 1e3:.1f} ms, "
-            f"at most {memory_mb:.0f} MB\n")
+            f"{outcome.rejected:,} rejected, {outcome.again:,} letters read again, "
+            f"longest {outcome.longest_s * 1e3:.1f} ms, at most {memory_mb:.0f} MB\n")
 
 
 if __name__ == "__main__":
