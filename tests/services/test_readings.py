@@ -111,6 +111,17 @@ def test_first_of_two_in_one_batch_stays(conn: psycopg.Connection, writer: Readi
     assert conflicts(conn) == [(2.0, 0, 1.0, 0)]
 
 
+def test_a_batch_is_written_in_the_order_of_its_key_with_the_names_that_it_uses(
+    conn: psycopg.Connection, writer: ReadingWriter
+) -> None:
+    batch = ReadingBatch(["c", "unused", "a", "b"], np.array([0, 3, 2, 0, 2]), seconds(1, 1, 2, 0, 1),
+                         np.full(5, T0), np.arange(5.0), np.zeros(5, np.int64))
+    assert batch.compact().names == ["a", "b", "c"]
+    assert writer.write(batch) == WriteResult(new=5)
+    laid = conn.execute("select meter, value from reading order by ctid").fetchall()
+    assert laid == [("a", 4.0), ("a", 2.0), ("b", 1.0), ("c", 3.0), ("c", 0.0)]
+
+
 def test_no_number_twice_is_a_repetition(writer: ReadingWriter) -> None:
     batch = reading_batch(["a"], seconds(0), T0, np.nan, 0x80000000)
     writer.write(batch)
