@@ -138,6 +138,24 @@ def factorise(
                 lower[p, b] = work[l_index[p], b] / diagonal[k, b]
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
+def solve_each(block: Floats, pattern: Pattern, lower: Floats, diagonal: Floats) -> None:
+    """Solve L D L' x = block in place, each window with its own values; block has shape (n_unknowns, n_windows)."""
+    width = block.shape[1]
+    for k in range(block.shape[0]):
+        for p in range(pattern.l_start[k], pattern.l_start[k + 1]):
+            i = pattern.l_index[p]
+            for b in range(width):
+                block[i, b] -= lower[p, b] * block[k, b]
+    for k in range(block.shape[0] - 1, -1, -1):
+        for b in range(width):
+            block[k, b] /= diagonal[k, b]
+        for p in range(pattern.l_start[k], pattern.l_start[k + 1]):
+            i = pattern.l_index[p]
+            for b in range(width):
+                block[k, b] -= lower[p, b] * block[i, b]
+
+
 @njit(cache=True, nogil=True)
 def scatter(
     start: Ints, index: Ints, value: Floats, l_start: Ints, l_index: Ints, lower: Floats, diagonal: Floats

@@ -1,8 +1,8 @@
 """The compiled inner loops over windows: solving many at once with one sparse factor, or each with its own.
 
 Here: arithmetic on arrays that were checked before; NaN where a meter is silent, which no loop reads. Not here: the
-factors (factors.py), which rows and columns take part and what is computed when (sparse.py). Every loop has a slow,
-obvious twin in tests/balance/test_kernels.py.
+factors (factors.py), streams without a meter (steps.py), which rows and columns take part and what is computed when
+(sparse.py). Every loop has a slow, obvious twin in tests/balance/test_kernels.py.
 
 Windows are taken some at a time, transposed, so that the innermost loop runs over windows: contiguous, the same
 operation for each, whatever the sparsity. Rows are in elimination order throughout. S = R V R' = L D L'.
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from processing.balance.factors import Pattern, Terms, assemble, factorise
+from processing.balance.factors import Pattern, Terms, assemble, factorise, solve_each
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -80,11 +80,8 @@ def solve_block(block: Floats, factor: Factor) -> None:
 
 
 @njit(cache=True, nogil=True)
-def adjust_block(x: Floats, right: Floats, work: Floats, balances: Balances, factor: Factor) -> None:
-    """Move values x onto the balances R x = right in place: x -= G S^-1 (R x - right).
-
-    x has shape (n_streams, n_windows), right and work (n_rows, n_windows).
-    """
+def leave_open(x: Floats, right: Floats, balances: Balances, work: Floats) -> None:
+    """Fill work with R x - right; x has shape (n_streams, n_windows), right and work (n_rows, n_windows)."""
     width = x.shape[1]
     for k in range(work.shape[0]):
         for b in range(width):
@@ -94,6 +91,16 @@ def adjust_block(x: Floats, right: Floats, work: Floats, balances: Balances, fac
             a = balances.value[p]
             for b in range(width):
                 work[k, b] += a * x[j, b]
+
+
+@njit(cache=True, nogil=True)
+def adjust_block(x: Floats, right: Floats, work: Floats, balances: Balances, factor: Factor) -> None:
+    """Move values x onto the balances R x = right in place: x -= G S^-1 (R x - right).
+
+    x has shape (n_streams, n_windows), right and work (n_rows, n_windows).
+    """
+    width = x.shape[1]
+    leave_open(x, right, balances, work)
     solve_block(work, factor)
     for k in range(work.shape[0]):
         for p in range(balances.weighted_start[k], balances.weighted_start[k + 1]):
@@ -185,6 +192,37 @@ def solve_windows(rights: Floats, factor: Factor, width: int, out: Floats) -> No
 
 
 @njit(cache=True, nogil=True)
+def take_repeated(values: Floats, first: int, count: int, x: Floats) -> None:
+    """Copy windows as `take_windows`; columns beyond `count` repeat the last of them."""
+    for b in range(x.shape[1]):
+        w = first + min(b, count - 1)
+        for j in range(x.shape[0]):
+            x[j, b] = values[w, j]
+
+
+@njit(cache=True, nogil=True)
+def least_share(diagonal: Floats, before: Floats, least: Floats) -> None:
+    """Fill least (n_windows,) with the smallest pivot of each window as a share of its diagonal; (n_rows, width)."""
+    for b in range(len(least)):
+        smallest = 1.0
+        for k in range(diagonal.shape[0]):
+            smallest = min(smallest, diagonal[k, b] / before[k, b])
+        least[b] = smallest
+
+
+@njit(cache=True, nogil=True)
+def adjust_each(x: Floats, v: Floats, work: Floats, balances: Balances) -> None:
+    """Take V R' work off x, each window with its own variances v, in place; as `adjust_block` otherwise."""
+    width = x.shape[1]
+    for k in range(work.shape[0]):
+        for p in range(balances.start[k], balances.start[k + 1]):
+            j = balances.stream[p]
+            a = balances.value[p]
+            for b in range(width):
+                x[j, b] -= a * v[j, b] * work[k, b]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def reconcile_varying(
     values: Floats,
     rights: Floats,
@@ -198,26 +236,22 @@ def reconcile_varying(
 ) -> None:
     """Reconcile windows that each have their own variances, all of shape (n_windows, n_streams).
 
-    rights has shape (n_windows, n_rows), or (0, n_rows). least (n_windows,) gets the smallest pivot of each window as a
-    share of its diagonal: below some 1e-7 the window is to be done with more care.
+    rights has shape (n_windows, n_rows), or (0, n_rows) where all are zero. least (n_windows,) gets the smallest pivot
+    of each window as a share of its diagonal: below some 1e-7 the window is to be done with more care.
     """
     n_windows, n_streams = values.shape
     n_rows = rights.shape[1]
-    x = np.empty((n_streams, width))
-    v = np.empty((n_streams, width))
-    work = np.empty((n_rows, width))
-    before = np.empty((n_rows, width))
+    x, v = np.empty((n_streams, width)), np.empty((n_streams, width))
+    right, work = np.zeros((n_rows, width)), np.empty((n_rows, width))
     for first in range(0, n_windows, width):
         count = min(width, n_windows - first)
-        for b in range(width):
-            w = first + min(b, count - 1)  # a last block that is not full repeats its last window
-            for j in range(n_streams):
-                x[j, b] = values[w, j]
-                v[j, b] = variances[w, j]
-        lower = np.zeros((len(pattern.l_index), width))
-        diagonal = np.zeros((n_rows, width))
+        take_repeated(values, first, count, x)
+        take_repeated(variances, first, count, v)
+        if rights.shape[0] > 0:
+            take_repeated(rights, first, count, right)
+        lower, diagonal = np.zeros((len(pattern.l_index), width)), np.zeros((n_rows, width))
         assemble(v, terms.place, terms.stream, terms.share, lower, diagonal)
-        before[:] = diagonal
+        before = diagonal.copy()
         factorise(
             pattern.l_start,
             pattern.l_index,
@@ -227,105 +261,8 @@ def reconcile_varying(
             lower,
             diagonal,
         )
-        for b in range(count):
-            smallest = 1.0
-            for k in range(n_rows):
-                smallest = min(smallest, diagonal[k, b] / before[k, b])
-            least[first + b] = smallest
-        for k in range(n_rows):
-            for b in range(width):
-                work[k, b] = -rights[first + min(b, count - 1), k] if rights.shape[0] > 0 else 0.0
-            for p in range(balances.start[k], balances.start[k + 1]):
-                j = balances.stream[p]
-                a = balances.value[p]
-                for b in range(width):
-                    work[k, b] += a * x[j, b]
-        for k in range(n_rows):
-            for p in range(pattern.l_start[k], pattern.l_start[k + 1]):
-                i = pattern.l_index[p]
-                for b in range(width):
-                    work[i, b] -= lower[p, b] * work[k, b]
-        for k in range(n_rows - 1, -1, -1):
-            for b in range(width):
-                work[k, b] /= diagonal[k, b]
-            for p in range(pattern.l_start[k], pattern.l_start[k + 1]):
-                i = pattern.l_index[p]
-                for b in range(width):
-                    work[k, b] -= lower[p, b] * work[i, b]
-        for k in range(n_rows):
-            for p in range(balances.start[k], balances.start[k + 1]):
-                j = balances.stream[p]
-                a = balances.value[p]
-                for b in range(width):
-                    x[j, b] -= a * v[j, b] * work[k, b]
+        least_share(diagonal, before, least[first : first + count])
+        leave_open(x, right, balances, work)
+        solve_each(work, pattern, lower, diagonal)
+        adjust_each(x, v, work, balances)
         put_windows(x, first, count, out)
-
-
-@njit(cache=True, nogil=True)
-def multiply(start: Ints, index: Ints, value: Floats, values: Floats, out: Floats) -> None:
-    """Return in out the product of a matrix by rows with each row of values: out (n_windows, n_rows)."""
-    for w in range(values.shape[0]):
-        for k in range(out.shape[1]):
-            total = 0.0
-            for p in range(start[k], start[k + 1]):
-                total += value[p] * values[w, index[p]]
-            out[w, k] = total
-
-
-@njit(cache=True, nogil=True)
-def compute_unmeasured(
-    out: Floats, rights: Floats, row: Ints, column: Ints, start: Ints, index: Ints, value: Floats
-) -> None:
-    """Compute unmeasured streams from their pivot rows, the last eliminated first, in place.
-
-    out has shape (n_windows, n_streams); rights (n_windows, n_nodes) or (0, n_nodes). Pivot k is stream column[k] of
-    balance row[k], whose entries are `value[start[k]:start[k + 1]]`. A stream without a pivot keeps what it has.
-    """
-    given = rights.shape[0] > 0
-    for w in range(out.shape[0]):
-        for k in range(len(column) - 1, -1, -1):
-            rest = rights[w, row[k]] if given else 0.0
-            pivot = 1.0
-            for p in range(start[k], start[k + 1]):
-                if index[p] == column[k]:
-                    pivot = value[p]
-                else:
-                    rest -= value[p] * out[w, index[p]]
-            out[w, column[k]] = rest / pivot
-
-
-@njit(cache=True, nogil=True)
-def spread_functional(weights: Floats, column: Ints, start: Ints, index: Ints, value: Floats) -> None:
-    """Rewrite functionals of all streams as functionals of the measured ones, in place.
-
-    weights has shape (n_functionals, n_streams). The transpose of `compute_unmeasured`: the first eliminated first.
-    """
-    for w in range(weights.shape[0]):
-        for k in range(len(column)):
-            g = weights[w, column[k]]
-            if g == 0.0:
-                continue
-            pivot = 1.0
-            for p in range(start[k], start[k + 1]):
-                if index[p] == column[k]:
-                    pivot = value[p]
-            for p in range(start[k], start[k + 1]):
-                if index[p] != column[k]:
-                    weights[w, index[p]] -= g / pivot * value[p]
-            weights[w, column[k]] = 0.0
-
-
-@njit(cache=True, nogil=True)
-def combine(values: Floats, target: Ints, source: Ints, share: Floats) -> None:
-    """Subtract share[q] times balance source[q] from balance target[q], in order, in place; (n_windows, n_nodes)."""
-    for w in range(values.shape[0]):
-        for q in range(len(target)):
-            values[w, target[q]] -= share[q] * values[w, source[q]]
-
-
-@njit(cache=True, nogil=True)
-def combine_transposed(values: Floats, target: Ints, source: Ints, share: Floats) -> None:
-    """Apply the transpose of `combine`, in place; shape (n_windows, n_nodes)."""
-    for w in range(values.shape[0]):
-        for q in range(len(target) - 1, -1, -1):
-            values[w, source[q]] -= share[q] * values[w, target[q]]

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from processing.balance.factors import Pattern, factorise
+from processing.balance.factors import Pattern, factorise, solve_each
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -70,24 +70,6 @@ def evaluate(entries: Entries, z: Floats, rhs: Floats, value: Floats, residual: 
                 term = 0.5 * a * z[o, b] * z[v, b]  # each product has two entries
             residual[r, b] += term
             size[r, b] += abs(term)
-
-
-@njit(cache=True, nogil=True)
-def solve_each(block: Floats, pattern: Pattern, lower: Floats, diagonal: Floats) -> None:
-    """Solve L D L' x = block in place, each window with its own values; block has shape (n_unknowns, n_windows)."""
-    width = block.shape[1]
-    for k in range(block.shape[0]):
-        for p in range(pattern.l_start[k], pattern.l_start[k + 1]):
-            i = pattern.l_index[p]
-            for b in range(width):
-                block[i, b] -= lower[p, b] * block[k, b]
-    for k in range(block.shape[0] - 1, -1, -1):
-        for b in range(width):
-            block[k, b] /= diagonal[k, b]
-        for p in range(pattern.l_start[k], pattern.l_start[k + 1]):
-            i = pattern.l_index[p]
-            for b in range(width):
-                block[k, b] -= lower[p, b] * block[i, b]
 
 
 @njit(cache=True, nogil=True)

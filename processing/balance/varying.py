@@ -64,7 +64,8 @@ class _Varying:
         out = np.empty((len(members), self.values.shape[1]))
         alone = np.arange(len(members))
         if len(members) >= TOGETHER:
-            from processing.balance.sparse import SMALL_PIVOT, project_sparse
+            from processing.balance.sparse import project_sparse
+            from processing.balance.sparse_system import SMALL_PIVOT
 
             first = members[0]
             pattern = project_sparse(self.rows, self.usable[first], self.std[first])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from processing.balance import factors, inputs, kernels
+from processing.balance import factors, inputs, kernels, steps
 from processing.balance.dense import project
 from processing.balance.elimination import eliminate, grown
 from processing.balance.ordering import minimum_degree
 from processing.balance.reduction import take_rows
-from processing.balance.sparse import project_sparse, share_out
+from processing.balance.sparse import project_sparse
+from processing.balance.sparse_system import share_out
 from tests.balance.networks import plant
 
 
@@ -124,7 +125,7 @@ def test_products():
     full = np.where(rng.random((5, 7)) < 0.5, rng.standard_normal((5, 7)), 0.0)
     rows = inputs.rows_of(full, "matrix")
     values, out = rng.standard_normal((3, 7)), np.empty((3, 5))
-    kernels.multiply(rows.start, rows.index, rows.value, values, out)
+    steps.multiply(rows.start, rows.index, rows.value, values, out)
     np.testing.assert_allclose(out, values @ full.T)
     np.testing.assert_array_equal(rows.dense(), full)
     np.testing.assert_array_equal(rows.transposed().dense(), full.T)
@@ -140,8 +141,8 @@ def test_steps_of_elimination_and_their_transpose():
         step[to] -= by * step[of]
     values = rng.standard_normal((3, 6))
     forward, back = values.copy(), values.copy()
-    kernels.combine(forward, target, source, share)
-    kernels.combine_transposed(back, target, source, share)
+    steps.combine(forward, target, source, share)
+    steps.combine_transposed(back, target, source, share)
     np.testing.assert_allclose(forward, values @ step.T)
     np.testing.assert_allclose(back, values @ step)
 

@@ -1,0 +1,327 @@
+"""The balances that hold among measured streams, factored sparsely, and windows solved with them.
+
+Here: the steps from balances to a window's values: eliminate unmeasured streams and drop balances that depend on others
+(reduction.py), order (ordering.py) and factor (factors.py) S = R V R', solve many windows at once (kernels.py), with
+refinement where digits were lost. Not here: std and tests (sparse.py). The main path: `SparseSystem.solve`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sp
+
+from processing.balance import factors, kernels, steps
+from processing.balance.dense import CONTRADICTION
+from processing.balance.inputs import Bools, Floats, Ints, Rows
+from processing.balance.ordering import Order, as_csr, as_rows, order_rows
+from processing.balance.reduction import reduce, take_rows
+
+SMALL_PIVOT = 1e-7
+"""Below this share of its own diagonal a pivot of S has lost half of its digits: solutions are refined."""
+
+LOST_PIVOT = 1e-11
+"""Below this share the digits are gone: `SparseProjection.doubtful`."""
+
+NULL_SHARE = 1e-9
+"""A part in a random vector of the null space below this counts as none: rounding, not chance, makes it so small."""
+
+WIDTHS = (32, 16)
+"""Windows taken at a time: enough for the indices to cost nothing, few enough for the caches; fewer if large."""
+
+LARGE = 20_000
+"""Streams from which on a network counts as large: its windows no longer fit the second-level cache."""
+
+VARYING_WIDTH = 16
+"""Windows at a time where each has a factor of its own."""
+
+
+class SparseSystem:
+    """One pattern of measured streams, factored sparsely.
+
+    Parameters
+    ----------
+    source
+        The balances, shape (n_nodes, n_streams).
+    measured
+        bool, shape (n_streams,).
+    covariance, root
+        V, shape (n_streams, n_streams), and C with V = C C', shape (n_streams, n_errors).
+    """
+
+    def __init__(self, source: Rows, measured: Bools, covariance: sp.csr_array, root: sp.csr_array) -> None:
+        keep = sp.diags_array(measured.astype(float))
+        self.source = source
+        self.measured = measured
+        self._root = (keep @ root).tocsr()
+        self._covariance = (keep @ covariance @ keep).tocsr()
+        self._covariance.eliminate_zeros()
+        self._variance = np.asarray(self._covariance.diagonal())
+        self._independent = self._covariance.nnz == np.count_nonzero(self._variance)
+        self.reduced = reduce(source, measured, as_rows(self._root))
+
+    @cached_property
+    def order(self) -> Order:
+        """Order of elimination and pattern of L."""
+        return order_rows(self.reduced, self._covariance)
+
+    @property
+    def balances(self) -> kernels.Balances:
+        """R and V R' in elimination order."""
+        return self._factored[0]
+
+    @property
+    def factor(self) -> kernels.Factor:
+        """L and D."""
+        return self._factored[1]
+
+    @property
+    def times(self) -> int:
+        """How often a solution is refined, the first time included."""
+        return 1 if self._factored[2] > SMALL_PIVOT else 3
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether normal equations have lost too many digits to be trusted even with refinement."""
+        return not self._factored[2] > LOST_PIVOT
+
+    @cached_property
+    def _factored(self) -> tuple[kernels.Balances, kernels.Factor, float]:
+        """R with V R', L D L' = R V R', and the smallest pivot as a share of its diagonal."""
+        order = self.order
+        r = as_csr(order.rows)
+        weighted = as_rows(r @ self._covariance)
+        s = as_rows(as_csr(weighted) @ r.T)
+        lower, diagonal = np.zeros((len(order.l_index), 1)), np.zeros((order.rows.n_rows, 1))
+        factors.scatter(s.start, s.index, s.value, order.l_start, order.l_index, lower, diagonal)
+        before = diagonal[:, 0].copy()
+        factors.factorise(
+            order.l_start, order.l_index, order.row_start, order.row_column, order.row_place, lower, diagonal
+        )
+        share = float((diagonal[:, 0] / before).min(initial=1.0))
+        balances = kernels.Balances(
+            order.rows.start, order.rows.index, order.rows.value, weighted.start, weighted.index, weighted.value
+        )
+        factor = kernels.Factor(order.l_start, order.l_index, lower[:, 0].copy(), 1.0 / diagonal[:, 0])
+        return balances, factor, share
+
+    @property
+    def n_nodes(self) -> int:
+        """Number of balances."""
+        return self.source.n_rows
+
+    @property
+    def n_streams(self) -> int:
+        """Number of streams."""
+        return self.source.n_columns
+
+    @property
+    def degrees_of_freedom(self) -> int:
+        """Number of independent balances among measured streams of positive std."""
+        return len(self.reduced.kept)
+
+    @cached_property
+    def observable(self) -> Bools:
+        """Measured, or computable; bool, shape (n_streams,)."""
+        free = self._free
+        if not free.any():
+            return np.ones(self.n_streams, dtype=bool)
+        vectors = np.zeros((2, self.n_streams))
+        random = np.random.default_rng(0).standard_normal((2, int(free.sum())))
+        vectors[:, free] = random * self.reduced.by_column[free]
+        self._compute(vectors, np.zeros((0, self.n_nodes)))
+        part = abs(vectors).max(axis=0) / self.reduced.by_column
+        seen: Bools = self.measured | (part <= NULL_SHARE * part.max())
+        return seen
+
+    def residual(self, values: Floats, rhs: Floats | None) -> Floats:
+        """Return A y - b, shape (n_windows, n_nodes), unmeasured streams counted as zero."""
+        out = np.empty((len(values), self.n_nodes))
+        seen = self._measured_rows
+        steps.multiply(seen.start, seen.index, seen.value, values, out)
+        return out if rhs is None else out - rhs
+
+    def solve(self, values: Floats, rhs: Floats | None, threads: int = 1, out: Floats | None = None) -> Floats:
+        """Return reconciled values, shape (n_windows, n_streams), in `out` if given; NaN where unobservable."""
+        out = np.empty(values.shape) if out is None else out
+        scaled = self._scaled(rhs, len(values))
+        rights = np.ascontiguousarray(scaled[:, self.order.nodes])
+
+        def some(first: int, last: int) -> None:
+            given = rights[first:last] if len(rights) else rights
+            width = self._width(last - first)
+            kernels.reconcile_windows(
+                values[first:last], given, self.balances, self.factor, self.times, width, out[first:last]
+            )
+
+        share_out(some, len(values), max(WIDTHS), threads)
+        if not self.measured.all():
+            out[:, self._free] = 0.0
+            self._compute(out, scaled)
+            out[:, ~self.observable] = np.nan
+        return out
+
+    def solve_varying(self, values: Floats, rhs: Floats | None, std: Floats) -> tuple[Floats, Floats]:
+        """Reconcile windows with std of their own, zero where this pattern's are; as `solve`.
+
+        Returns
+        -------
+        reconciled
+            shape (n_windows, n_streams); NaN where unobservable.
+        least
+            shape (n_windows,): smallest pivot as a share of its diagonal; below `SMALL_PIVOT` digits were lost.
+        """
+        out, least = np.empty(values.shape), np.empty(len(values))
+        scaled = self._scaled(rhs, len(values))
+        rights = np.ascontiguousarray(scaled[:, self.order.nodes])
+        variances = np.where(self.measured, std, 0.0) ** 2
+        width = min(self._width(len(values)), VARYING_WIDTH)
+        kernels.reconcile_varying(
+            values, rights, variances, self.balances, self.order.pattern, self._terms, width, out, least
+        )
+        if not self.measured.all():
+            out[:, self._free] = 0.0
+            self._compute(out, scaled)
+            out[:, ~self.observable] = np.nan
+        return out, least
+
+    def multipliers(self, residual: Floats) -> Floats:
+        """Return the balances' multipliers, shape (n_windows, n_nodes): adjustment = -V A' multipliers."""
+        scaled = self._scaled(residual, len(residual))
+        solved = self._solved(np.ascontiguousarray(scaled[:, self.order.nodes]))
+        scaled[:] = 0.0
+        scaled[:, self.order.nodes] = solved
+        steps.combine_transposed(scaled, self.reduced.target, self.reduced.source, self.reduced.share)
+        multipliers: Floats = scaled * self.reduced.by_row
+        return multipliers
+
+    def contradiction(self, values: Floats, rhs: Floats | None) -> tuple[int, list[int], float] | None:
+        """Return (window, nodes, what is left open) of the first balance open where nothing can be adjusted."""
+        idle, r = self.reduced.idle, self.reduced
+        movable = self._independent and not (self.measured & (self._variance == 0.0)).any()
+        if not len(idle) or (rhs is None and movable):
+            return None
+        left = self._scaled(self.residual(values, rhs), len(values))
+        steps.combine(left, *r.idle_steps)
+        seen = self._measured_rows
+        terms = np.empty_like(left)
+        steps.multiply(seen.start, seen.index, abs(seen.value), abs(values), terms)
+        terms = (terms if rhs is None else terms + abs(rhs)) * r.by_row
+        steps.combine(terms, r.target, r.source, -abs(r.share))
+        steps.combine(terms, r.idle_steps[0], r.idle_steps[1], -abs(r.idle_steps[2]))
+        bad = np.argwhere(abs(left[:, idle]) > CONTRADICTION * terms[:, idle])
+        if not bad.size:
+            return None
+        window, which = (int(k) for k in bad[0])
+        weights = np.zeros((1, self.n_nodes))
+        weights[0, idle[which]] = 1.0
+        steps.combine_transposed(weights, *r.idle_steps)
+        steps.combine_transposed(weights, r.target, r.source, r.share)
+        open_by = float(left[window, idle[which]] / r.by_row[idle[which]])
+        return window, np.flatnonzero(abs(weights[0]) > NULL_SHARE).tolist(), open_by
+
+    def _width(self, n_windows: int) -> int:
+        """Return how many windows to take at a time."""
+        return min(WIDTHS[self.n_streams >= LARGE], max(n_windows, 1))
+
+    def _scaled(self, rhs: Floats | None, n_windows: int) -> Floats:
+        """Return right-hand sides of the balances after elimination; none of shape (0, n_nodes) where all are zero."""
+        if rhs is None:
+            return np.zeros((0, self.n_nodes))
+        scaled: Floats = rhs * self.reduced.by_row
+        self._combine(scaled)
+        return scaled
+
+    def _combine(self, values: Floats) -> None:
+        """Apply the steps of the elimination to values by balance, in place."""
+        steps.combine(values, self.reduced.target, self.reduced.source, self.reduced.share)
+
+    def _compute(self, out: Floats, scaled: Floats) -> None:
+        """Compute unmeasured streams in place."""
+        r, pivots = self.reduced, self._pivot_rows
+        steps.compute_unmeasured(out, scaled, r.pivot_row, r.pivot_column, pivots.start, pivots.index, pivots.value)
+
+    def _solved(self, rights: Floats) -> Floats:
+        """Return S^-1 rights, rows in elimination order, shape (n_windows, n_rows)."""
+        given = np.ascontiguousarray(rights)
+        out, width = np.empty(given.shape), self._width(len(given))
+        kernels.solve_windows(given, self.factor, width, out)
+        for _ in range(1, self.times):
+            left, more = np.ascontiguousarray(given - self._times_normal(out)), np.empty(given.shape)
+            kernels.solve_windows(left, self.factor, width, more)
+            out += more
+        return out
+
+    def _times_normal(self, values: Floats) -> Floats:
+        """Return S values, factor by factor: the sum of a sure and a vague meter's variance has forgotten the sure."""
+        product: Floats = ((values @ self._r) @ self._covariance) @ self._r.T
+        return product
+
+    @cached_property
+    def _r(self) -> sp.csr_array:
+        """R in scipy's form."""
+        return as_csr(self.order.rows)
+
+    def _functionals(self, streams: Ints) -> Floats:
+        """Return what each reconciled value is of the measured ones: rows of the gain, shape (k, n_streams)."""
+        weights = np.zeros((len(streams), self.n_streams))
+        weights[np.arange(len(streams)), streams] = 1.0
+        pivots, b = self._pivot_rows, self.balances
+        steps.spread_functional(weights, self.reduced.pivot_column, pivots.start, pivots.index, pivots.value)
+        weights[:, ~self.measured] = 0.0
+        # the transpose of the gain: the same steps with R and V R' in each other's place
+        turned = kernels.Balances(b.weighted_start, b.weighted_stream, b.weighted, b.start, b.stream, b.value)
+        none, out = np.zeros((0, self.degrees_of_freedom)), np.empty_like(weights)
+        kernels.reconcile_windows(weights, none, turned, self.factor, self.times, self._width(len(streams)), out)
+        return out
+
+    @cached_property
+    def _kept_by_stream(self) -> Rows:
+        """R by stream, rows in elimination order."""
+        return self.order.rows.transposed()
+
+    @cached_property
+    def _terms(self) -> factors.Terms:
+        """What S sums, for independent meters."""
+        columns = self._kept_by_stream
+        return factors.Terms(
+            *factors.list_terms(columns.start, columns.index, columns.value, self.order.l_start, self.order.l_index)
+        )
+
+    @cached_property
+    def _free(self) -> Bools:
+        """Unmeasured streams that no balance is left for; bool, shape (n_streams,)."""
+        free: Bools = ~self.measured
+        free[self.reduced.pivot_column] = False
+        return free
+
+    @cached_property
+    def _measured_rows(self) -> Rows:
+        """The balances without unmeasured streams, whose values may be NaN."""
+        held = self.measured[self.source.index]
+        start = np.concatenate([[0], np.cumsum(held)])[self.source.start]
+        return Rows(start, self.source.index[held], self.source.value[held], self.n_streams)
+
+    @cached_property
+    def _pivot_rows(self) -> Rows:
+        """Rows that unmeasured streams are computed from, in order of elimination."""
+        return take_rows(self.reduced.after, self.reduced.pivot_row)
+
+    @cached_property
+    def _by_stream(self) -> Rows:
+        """The balances by stream."""
+        return self.source.transposed()
+
+
+def share_out(task: Callable[[int, int], None], count: int, block: int, threads: int) -> None:
+    """Run task(first, last) over 0..count, in as many threads as asked, each some whole blocks."""
+    each = -(-count // (max(threads, 1) * block)) * block
+    if threads <= 1 or each >= count:
+        task(0, count)
+        return
+    firsts = range(0, count, each)
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda first: task(first, min(first + each, count)), firsts))
