@@ -38,7 +38,6 @@ ENTHALPY_STD = 100.0  # [kJ/kg] the same of an enthalpy: 24 K of water
 CLOSED = 1e-9  # of what passes: a balance that is open by less is closed
 FAR = 5.0  # an enthalpy moved by more of these was guessed badly: the temperatures are unknown
 HARDLY = 1e-3  # std of a flow in the balances of energy, as a share of it
-FRACTION_STD = 0.1  # [1] the same of a component's fraction
 STEPS = 3  # of Newton: towards closed balances, and from a meter's guess to what it reads there
 REST = 4  # intervals of readings before the window, for values that are held
 MOST_READINGS = 100_000  # of one meter: a long delay at a short interval
@@ -159,7 +158,7 @@ def design_point(park: Park, equations: Equations) -> Floats:
     if not equations.product_row.size:  # mass alone, and nothing lost on the way
         return point
     std[flows], value[flows] = HARDLY * np.maximum(abs(point[flows]), 1e-9), point[flows]
-    further = _closed(equations, all_rows, value, std, point)
+    further = _closed(equations, all_rows, value, std, _with_fractions(equations, point, value), _fractions(equations))
     enthalpies = np.unique(equations.enthalpy[equations.enthalpy != NONE])
     guessed_badly = (abs(further - value)[enthalpies] > FAR * ENTHALPY_STD).any()
     return point if guessed_badly else further
@@ -195,6 +194,22 @@ def _flow_bounds(park: Park, equations: Equations) -> tuple[Floats, Floats]:
     low, high = np.full(equations.n_variables, -np.inf), np.full(equations.n_variables, np.inf)
     for s, stream in enumerate(park.streams):
         low[equations.flow[s]], high[equations.flow[s]] = stream.bounds_si
+    return low, high
+
+
+def _with_fractions(equations: Equations, point: Floats, value: Floats) -> Floats:
+    """Return a point with first values of the fractions: in the balances of mass there are none."""
+    full = point.copy()
+    for block in equations.component.values():
+        full[block[block != NONE]] = value[block[block != NONE]]
+    return full
+
+
+def _fractions(equations: Equations) -> tuple[Floats, Floats]:
+    """Return what fractions cannot leave; nothing else has bounds here."""
+    low, high = np.full(equations.n_variables, -np.inf), np.full(equations.n_variables, np.inf)
+    for block in equations.component.values():
+        low[block[block != NONE]], high[block[block != NONE]] = 0.0, 1.0
     return low, high
 
 
@@ -256,8 +271,9 @@ def _prior(park: Park, equations: Equations) -> tuple[Floats, Floats]:
             std[flow] = firm * abs(value[flow])
             if enthalpy != NONE:
                 value[enthalpy], std[enthalpy] = guesses.enthalpy(stream), ENTHALPY_STD
-    for block in equations.component.values():
-        std[block[block != NONE]] = FRACTION_STD
+    for name, block in equations.component.items():
+        for s, end in np.argwhere(block != NONE):
+            value[block[s, end]], std[block[s, end]] = guesses.fraction(park.streams[s], name)
     for loss in equations.losses:
         std[loss.variable] = max(loss.u95 * STD_PER_U95, NEAR_NOMINAL * abs(loss.value), 1e-9)
     for row in equations.nodes:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from park.model import Meter, Park, Stream
 from park.properties import ZERO_CELSIUS, enthalpy, saturation_temperature
 from park.units import si_unit, to_si
-from symbiosis.view import Advice, View, of
+from symbiosis.view import Advice, View, named, of
 
 VAGUE = 0.5  # of the nominal flow: a meter whose u95 is more tells little
 NEAR_LINE_K = 0.5  # [K] nearer to boiling than any plant thermometer tells is no contradiction
@@ -86,6 +86,24 @@ def advise_on_heat_losses(view: View) -> Iterator[Advice]:
                     stream.id,
                     f"heat_loss_kw {loss.value:g} takes {loss.value / abs(flow):.3g} kJ/kg at its nominal flow: it "
                     "would arrive wet. Say phase: saturated with a dryness, or mend the loss",
+                )
+
+
+def advise_on_fractions(view: View) -> Iterator[Advice]:
+    """Find components of which nothing says how much of them streams carry."""
+    from processing.guesses import Guesses
+
+    guesses = Guesses(view.park)
+    for node in view.park.nodes:
+        for name in node.components:
+            metered = [s for s in view.streams_at(node.id) if s.carries_mass and view.meters_of(s.id, name)]
+            bare = [stream.id for stream in metered if not guesses.knows(stream, name)]
+            if bare:
+                yield of(
+                    "node",
+                    node.id,
+                    f"nothing says how much {name} {named('stream', bare)} may carry: it is taken for alike, and the "
+                    f"std to expect with it. Give the meters of quality.{name} a span",
                 )
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy.special import ndtri
 
+from park.model import Park
 from processing.design_point import DesignEstimator, design_point, expect, steady_readings
-from processing.equations import NONE
+from processing.equations import NONE, Equations
 from processing.estimate import Estimator
 from processing.meters import Averaging
 from tests.processing.parks import works
@@ -121,3 +122,26 @@ def test_a_meter_made_wrong_moves_the_live_window_as_detectability_says():
         assert np.mean(seen) == pytest.approx(found[one.id].detectability ** 2, rel=0.03, abs=1e-3), one.id
         compared += 1
     assert compared >= 12
+
+
+def test_fractions_follow_the_spans_of_their_meters():
+    """Where slurry, gypsum and water carry alike, the balance of solids repeats that of mass, and checks nothing."""
+    spans = {"AT1": [80, 100], "AT2": [85, 100], "AT3": [40, 60], "AT4": [0, 2], "AT5": [0, 2]}
+    alike, apart = works(), works()
+    meters = tuple(m.model_copy(update={"span": spans.get(m.id, m.span)}) for m in apart.meters)
+    apart = Park(**{name: getattr(apart, name) for name in Park.model_fields} | {"meters": meters})
+    found = [next(w for w in expect(park, NOW).metering.meters if w.meter == "WT3") for park in (alike, apart)]
+    assert found[0].smallest_bias is None
+    assert found[1].smallest_bias is not None
+
+
+def test_plain_water_is_water():
+    park = works()
+    nodes = tuple(
+        n.model_copy(update={"conserves": ("mass", "component.water")}) if n.id == "power.feed" else n
+        for n in park.nodes)
+    park = Park(**{name: getattr(park, name) for name in Park.model_fields} | {"nodes": nodes})
+    equations = Equations.of(park)
+    point = design_point(park, equations)
+    fractions = equations.component["water"]
+    assert point[fractions[fractions != NONE]] == pytest.approx(1.0, abs=1e-3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from symbiosis.advice_states import (
+    advise_on_fractions,
     advise_on_heat_losses,
     advise_on_spans,
     advise_on_states_that_cannot_be,
@@ -119,6 +120,19 @@ def test_a_u95_beside_the_nominal_flow(u95, fires, tmp_path):
     meter = METER.format(quantity="mass_flow", unit="t/h", low=0, high=80, u95=u95)
     found = [a.subject for a in advise_on_vague_meters(view(tmp_path, "water", (0, 90), (1, 5), after=meter))]
     assert found == (["meter 'F'"] if fires else [])
+
+
+@pytest.mark.parametrize(("span", "fires"), [("", True), (", span: [0, 5]", False)])
+def test_a_component_of_which_nothing_says_how_much_there_is(span, fires, tmp_path):
+    text = HEAD + f"""\
+nodes: [{{id: n, participant: a, conserves: [mass, component.salt]}}]
+streams: [{{id: S, from: environment, to: n, carrier: water}}, {{id: R, from: n, to: environment, carrier: water}}]
+meters:
+  - {{id: A, stream: S, quantity: quality.salt, unit: g/l, u95_absolute: 1, source: {{mqtt: {{topic: A}}}}{span}}}
+"""
+    found = [str(a) for a in advise_on_fractions(View(park_of(tmp_path, text)))]
+    assert [a.partition(" may carry")[0] for a in found] == (
+        ["node 'n': nothing says how much salt stream 'S'"] if fires else [])
 
 
 def test_what_is_odd_is_no_fault(tmp_path, capsys):

@@ -218,8 +218,11 @@ def test_what_is_odd_gets_advice(tmp_path, before, after, words):
 
 @pytest.mark.parametrize("advise", ADVISERS, ids=lambda advise: advise.__name__)
 def test_every_adviser_speaks_up_somewhere(tmp_path, advise):
-    parks = (park_of(tmp_path, QUIET.replace(before, after)) for before, after, _ in LOUD.values())
-    assert any(list(advise(View(park))) for park in parks)
+    texts = [QUIET.replace(before, after) for before, after, _ in LOUD.values()]
+    texts.append(QUIET.replace("quantity: temperature", "quantity: quality.salt").replace(
+        "unit: degC, u95", 'unit: "%", u95').replace("participant: b, conserves: [mass]", "participant: b, conserves: "
+        "[mass, component.salt]").replace("property: temperature, unit: degC", 'property: ash, unit: "%"'))
+    assert any(list(advise(View(park_of(tmp_path, text)))) for text in texts)
 
 
 def test_meters_that_no_longer_count_promise_nothing(tmp_path):
