@@ -114,7 +114,7 @@ def test_first_of_two_in_one_batch_stays(conn: psycopg.Connection, writer: Readi
 def test_a_batch_is_written_in_the_order_of_its_key_with_the_names_that_it_uses(
     conn: psycopg.Connection, writer: ReadingWriter
 ) -> None:
-    batch = ReadingBatch(["c", "unused", "a", "b"], np.array([0, 3, 2, 0, 2]), seconds(1, 1, 2, 0, 1),
+    batch = ReadingBatch(["c", "unused", "a", "b"], np.array([0, 3, 2, 0, 2]), np.array(seconds(1, 1, 2, 0, 1)),
                          np.full(5, T0), np.arange(5.0), np.zeros(5, np.int64))
     assert batch.compact().names == ["a", "b", "c"]
     assert writer.write(batch) == WriteResult(new=5)
