@@ -26,6 +26,7 @@ from park.yaml12 import parse
 LOOK_S = 1.0            # between two looks at the files' times and sizes
 
 Result = Literal["applied", "refused"]
+Tell = Callable[[Result, str], None]
 _Stamp = tuple[tuple[str, int, int, int], ...]
 
 
@@ -59,14 +60,13 @@ class ParkWatch:
     """
 
     def __init__(
-        self, path: Path, park: Park, tell: Callable[[Result, str], None], on_asked: Callable[[], object] = bool,
+        self, path: Path, park: Park, tell: Tell | None = None, on_asked: Callable[[], object] = bool,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path = path
         self._name = park.park.name
-        self._tell = tell
-        self._on_asked = on_asked
         self._now = now
+        self.report_to(tell or (lambda result, line: None), on_asked)
         self._files = files_of(path)
         self._digest = self._content()
         self._stamp = self._before = self._looks()
@@ -74,6 +74,11 @@ class ParkWatch:
         self._hurried = threading.Event()
         self._reading: threading.Thread | None = None
         self._read: Park | None = None
+
+    def report_to(self, tell: Tell, on_asked: Callable[[], object]) -> None:
+        """Tell somebody else from now on; a watch begins when the park is read, which is before anybody listens."""
+        self._tell = tell
+        self._on_asked = on_asked
 
     def hurry(self) -> None:
         """Read the files at the next `take`, whether or not they seem to have changed; for any thread, and signals."""

@@ -41,12 +41,14 @@ from park.quality import qualities_of
 from park.store import Arrival, ArrivalListener, arrivals_after, connect, read_window, store_park
 from park.store.completeness import read_marks
 from park.store.rollups import advance_rollups
+from park.watch import ParkWatch
 from processing import results_store
 from processing.attendance import NEVER, Attendance, Gap
 from processing.chain import NOTHING, Chain, WindowResult
 from processing.estimate import Estimator
 from processing.meters import Averaging, Bools, Ints
 from processing.results_store import ClosedBy, Stamp
+from processing.succession import Succession
 from processing.window import BEFORE, Readings
 
 log = logging.getLogger(__name__)
@@ -85,7 +87,8 @@ FORGET_EVERY = 100
 
 
 def process(
-    park: Park, dsn: str, clock: RunClock, *, stop: threading.Event, on_state: OnState | None = None
+    park: Park, dsn: str, clock: RunClock, *, stop: threading.Event, on_state: OnState | None = None,
+    watch: ParkWatch | None = None,
 ) -> None:
     """Process a park's readings until `stop` is set; then compute what is complete, and return.
 
@@ -101,21 +104,28 @@ def process(
         Set to stop.
     on_state
         Told ``"ready"`` once, ``"window"`` after each commit (start, end, closed_by, revision, readings, reconciled,
-        events, lag_s), ``"waiting"`` with the reason when the database goes away, ``"processing"`` when it is back.
+        events, open_events by kind, park_version, lag_s, took_s), ``"waiting"`` with the reason when the database goes
+        away, ``"processing"`` when it is back.
+    watch
+        Gives the park when its files have changed; it is in force from the next boundary of windows on.
     """
     tell = on_state or (lambda state, detail: None)
     estimator = Estimator(park)
     estimator.warm_up()
     tell("ready", {"streams": len(park.streams), "meters": len(park.meters)})
     away, attempt = False, 0
+    succession = Succession(watch)
     while True:
         try:
             with _Session(park, dsn, clock, estimator, tell) as session:
                 if away:
                     tell("processing", {})
                 away, attempt = False, 0
-                session.run(stop)
+                heir = session.run(stop, succession)
+            if heir is None:
                 return
+            park, estimator = heir
+            continue
         except (StoreError, psycopg.OperationalError, psycopg.InterfaceError) as error:
             if not away:
                 log.warning("waiting for the database: %s", error)
@@ -162,6 +172,7 @@ class _Session:
             m.sampling == "periodic" and kind != Averaging.TICKET
             for m, kind in zip(park.meters, self._table.averaging, strict=True)], dtype=np.bool_)
         self._count = 0
+        self._computing_since = 0.0              # monotonic [s]
         self._rolled_us: int | None = None
 
     def __enter__(self) -> _Session:
@@ -209,22 +220,26 @@ class _Session:
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
-    def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set and everything that is complete is computed."""
+    def run(self, stop: threading.Event, succession: Succession) -> tuple[Park, Estimator] | None:
+        """Work until `stop` is set and everything that is complete is computed, or a changed park comes into force."""
         while True:
+            heir = succession.due(self._now_us(), self._length, self._position.closed_us)
+            if heir is not None:
+                return heir
             self._take_in()
             if self._close_next() or self._revise_next(at_once=stop.is_set()):
                 continue
             if stop.is_set():
-                return
+                return None
             self._roll_up()
             self._listener.wait(self._wait_s())
 
     def _roll_up(self) -> None:
         """Bring the readings at 1 min and more up to date as far as windows are closed; there is time for it now."""
         closed = self._position.closed_us
-        if closed is not None and closed != self._rolled_us:
-            advance_rollups(self._conn, results_store.instant(closed))
+        if closed in (None, self._rolled_us):
+            return
+        if advance_rollups(self._conn, results_store.instant(closed)) == 0:
             self._rolled_us = closed
 
     def _wait_s(self) -> float:
@@ -320,6 +335,7 @@ class _Session:
         closed_by = self._due(window + self._length, self._attendance.excused(gaps, window + self._length)[0])
         if closed_by is None:
             return False
+        self._computing_since = time.monotonic()
         presence = self._attendance.presence(
             self._readings(), (window, window + self._length), gaps, self._patience_us())
         result = self._chain.run(self._readings(), window, window + self._length, presence)
@@ -418,12 +434,15 @@ class _Session:
             if self._count % FORGET_EVERY == 0:
                 results_store.forget_arrivals(
                     self._conn, self._position.arrival, stamp.computed_at_us - ARRIVALS_KEPT_US)
+            open_events = results_store.open_events(self._conn)
         self._tell("window", {
             "start": results_store.instant(result.start_us).isoformat(),
             "end": results_store.instant(result.end_us).isoformat(),
             "closed_by": stamp.closed_by, "revision": stamp.revision, "readings": result.readings,
             "reconciled": sum(row.reconciled is not None for row in result.rows.flows),
-            "events": len(result.changes), "lag_s": (stamp.computed_at_us - result.end_us) / 1e6})
+            "events": len(result.changes), "lag_s": (stamp.computed_at_us - result.end_us) / 1e6,
+            "open_events": open_events, "park_version": self._version,
+            "took_s": time.monotonic() - self._computing_since})
 
     # -- late readings --------------------------------------------------------------------------------------------
 
@@ -440,6 +459,7 @@ class _Session:
 
     def _revise(self, window: int) -> None:
         end = window + self._length
+        self._computing_since = time.monotonic()
         with self._conn.transaction():
             before = results_store.earlier(self._conn, window)
             batch = read_window(self._conn, self._table.ids, window - self._reach, end)

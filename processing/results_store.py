@@ -149,6 +149,11 @@ def close_orphans(conn: psycopg.Connection, park: Park, at_us: int) -> int:
         "where ended_at is null and subject <> all(%s)", [instant(at_us), known]).rowcount
 
 
+def open_events(conn: psycopg.Connection) -> dict[str, int]:
+    """Return how many events of each kind have not ended."""
+    return dict(conn.execute("select kind, count(*) from event where ended_at is null group by kind").fetchall())
+
+
 def earlier(conn: psycopg.Connection, start_us: int) -> Earlier | None:
     """Return what is stored of a window; None where it was never computed."""
     row = conn.execute(

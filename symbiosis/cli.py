@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from park.errors import InputError, SymbiosisError
-from symbiosis.options import dsn, folder, instant, positive, speed
+from symbiosis.options import address, dsn, folder, instant, positive, speed
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -181,6 +181,7 @@ def _add_collect(commands: Subparsers) -> None:
         help="where readings wait while the database is away (default: spool in --data or beside --run)")
     command.add_argument("--spool-mb", type=positive, default=2048.0, metavar="N",
                          help="size that it may have (default 2048); then the sources are held back")
+    _add_metrics(command, "Prometheus metrics, /healthz and /readyz there (default: none)")
     _add_supervision(command)
     command.set_defaults(work=_service("collect"))
 
@@ -192,6 +193,7 @@ def _add_process(commands: Subparsers) -> None:
     )
     _add_park(command)
     _add_store(command)
+    _add_metrics(command, "Prometheus metrics, /healthz and /readyz there (default: none)")
     _add_supervision(command)
     command.set_defaults(work=_service("process"))
 
@@ -214,6 +216,8 @@ def _add_run(commands: Subparsers) -> None:
     _add_store(command)
     _add_broker(command)
     _add_headless(command)
+    _add_metrics(command, "metrics and health of the collector there, of processing at the next port "
+                          "(default: free ports of 127.0.0.1, which run.json names)")
     command.set_defaults(work=_run)
 
 
@@ -222,6 +226,7 @@ def _run(options: argparse.Namespace) -> int:
 
     return run(RunOptions(
         park=options.park, dsn=options.dsn, data=options.data, broker=options.broker, headless=options.headless,
+        metrics=options.metrics or ("127.0.0.1", 0),
     ))
 
 
@@ -280,6 +285,10 @@ def _add_clock(command: argparse.ArgumentParser) -> None:
                          help="simulated seconds a wall second (default 1)")
     command.add_argument("--start", type=instant, metavar="ISO",
                          help="where the run's clock starts (default: now, or so far back that it reaches now)")
+
+
+def _add_metrics(command: argparse.ArgumentParser, does: str) -> None:
+    command.add_argument("--metrics", type=address, metavar="HOST:PORT", help=does)
 
 
 def _add_headless(command: argparse.ArgumentParser) -> None:

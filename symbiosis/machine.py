@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -21,10 +24,12 @@ from park.clock import RunClock
 from park.errors import SymbiosisError
 from symbiosis.datafolder import HeldFolder
 from symbiosis.observe import Observer, Watcher
+from symbiosis.runfile import RunFile
 from symbiosis.supervisor import BACK_OFF_S, Interrupts, Service, ServiceCommand, service_arguments, stop_in_order
 from symbiosis.terminal import LiveScreen, PlainScreen, Screen
 
 AT_LEISURE_S = 60.0         # a run that ended by itself lets everything be finished
+OBSERVED = ("collect", "process")       # services with metrics
 IN_HASTE_S = 7.5            # after Ctrl-C all must be gone within 10 s, the database last
 
 
@@ -53,14 +58,21 @@ class Machine:
         What shows the run.
     headless
         Whether services log to stderr instead of to files in the data folder.
+    metrics
+        Where the first of the observed services answers with its metrics, the next ones at the ports after it; port 0:
+        each at any free one. run.json says where.
     """
 
-    def __init__(self, folder: HeldFolder, screen: Screen, *, headless: bool) -> None:
+    def __init__(
+        self, folder: HeldFolder, screen: Screen, *, headless: bool, metrics: tuple[str, int] = ("127.0.0.1", 0)
+    ) -> None:
         self.folder = folder
         self.screen = screen
         self.services: dict[str, Service] = {}
         self.interrupts: Interrupts
         self._headless = headless
+        self._metrics = metrics
+        self._answers_at: dict[str, str] = {}
         self._stack = AsyncExitStack()
         self._watcher: Watcher | None = None
 
@@ -68,6 +80,8 @@ class Machine:
         task = asyncio.current_task()
         assert task is not None
         self.interrupts = Interrupts(task)
+        if not sys.stdin.isatty():          # in a terminal it says that the terminal is gone
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -83,15 +97,29 @@ class Machine:
 
         Returns when the process is there, so that it loads while a server's start keeps this one busy.
         """
+        if name in OBSERVED:
+            host, port = self._metrics
+            options = (*options, "--metrics", f"[{host}]:{port and port + OBSERVED.index(name)}")
         arguments = service_arguments(name, str(park), "--run", str(run), *options)
         log = None if self._headless else self.folder.logs / f"{name}.log"
         finished = "drained" if name == "simulate" else None        # its servers outlast their clients
         command = ServiceCommand(name, arguments, log=log, finished=finished, keep_open=(self.folder.lock,))
-        service = Service(command, self.screen.note)
+        service = Service(command, self.screen.note, partial(self._hear, name))
         self.services[name] = service
         service.launch()
         await service.spawned()
         return service
+
+    def _hear(self, name: str, state: str, detail: Mapping[str, object]) -> None:
+        """Write into run.json where a service answers with its metrics, anew when it was started again."""
+        if state == "metrics":
+            self._answers_at[name] = str(detail["url"])
+            replace(RunFile.read(self.folder.runfile), metrics=dict(self._answers_at)).write(self.folder.runfile)
+
+    def _hang_up(self) -> None:
+        """Let all services look at their files."""
+        for service in self.services.values():
+            service.hang_up()
 
     async def failure(self, names: Sequence[str]) -> NoReturn:
         """Wait until one of the services cannot run any more; then stop all, in the order of their names.

@@ -35,6 +35,15 @@ def dsn(text: str) -> str:
     return text
 
 
+def address(text: str) -> tuple[str, int]:
+    """Read ``HOST:PORT``; an IPv6 address stands in brackets, port 0 is any free one."""
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise argparse.ArgumentTypeError(f"must be HOST:PORT, such as 127.0.0.1:9464, got {text!r}")
+    return host, int(port)
+
+
 def positive(text: str) -> float:
     """Read a number above 0."""
     value = number(text)

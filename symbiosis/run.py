@@ -34,6 +34,7 @@ class RunOptions:
     data: Path | None = None
     broker: str | None = None
     headless: bool = False
+    metrics: tuple[str, int] = ("127.0.0.1", 0)
 
 
 def run(options: RunOptions) -> int:
@@ -65,7 +66,7 @@ def run(options: RunOptions) -> int:
 async def _conduct(options: RunOptions, folder: HeldFolder, screen: Screen, *, headless: bool) -> int:
     """Start, run until interrupted, stop in order."""
     try:
-        async with Machine(folder, screen, headless=headless) as machine:
+        async with Machine(folder, screen, headless=headless, metrics=options.metrics) as machine:
             try:
                 await machine.interrupts.unless(_begin(machine, options))
                 await machine.interrupts.unless(machine.failure(SERVICES))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ class RunFile:
         Files of the simulators; empty in a run without simulators.
     clock
         The run's clock; its `epoch` and `start` are in seconds since 1970.
+    metrics
+        Where each service answers with its metrics and health: URL by service; filled in when they begin.
     """
 
     dsn: str
@@ -40,6 +42,7 @@ class RunFile:
     truth: str
     faults: str
     clock: RunClock
+    metrics: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Write the file at once: a reader sees the old one or the new one, whole."""

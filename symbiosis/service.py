@@ -9,6 +9,8 @@ Supervised (`--supervised`), it says where it is in JSON lines on stdout and tak
     start                           -> reads run.json and begins
                                     <- {"state": "serving", ...}      what the service says of itself
     armed, stop, leave              -> as the service knows them
+    SIGHUP                          -> looks at the park's files at once
+                                    <- {"state": "note", "text": ...}     for people; the service's state stays
     end of stdin                    -> the supervisor is dead: ends at once
 
 The services themselves are in `simulators.serve`, `collector.agent` and `processing.cycle`; `symbiosis.services`
@@ -60,6 +62,12 @@ class Orders:
                 self._given.add(order)
                 for action in self._actions[order]:
                     action()
+
+    def repeat(self, order: str) -> None:
+        """Give an order that may come again and again: each time its actions are run."""
+        with self._lock:
+            for action in self._actions[order]:
+                action()
 
     def forget(self) -> None:
         """Run no action any more: the service has ended."""
@@ -151,6 +159,8 @@ def _take_signals(orders: Orders, *, supervised: bool) -> threading.Event:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN if supervised else stop)
+    if not os.isatty(sys.stdin.fileno()):       # in a terminal it says that the terminal is gone
+        signal.signal(signal.SIGHUP, lambda *_: orders.repeat("reload"))
     return interrupted
 
 
@@ -179,6 +189,8 @@ class _Teller:
         self._told = {"source", "store"}
 
     def __call__(self, state: str, detail: Mapping[str, object]) -> None:
-        if state not in self._told:
+        if state == "note":
+            log.info("%s", detail["text"])
+        elif state not in self._told:
             self._told.add(state)
             log.info("%s", " ".join([state, *(f"{key}={value}" for key, value in detail.items())]))

@@ -166,18 +166,22 @@ def load_collect(options: argparse.Namespace) -> Body:
     from collector.agent import collect
     from collector.spool import SpoolSettings
     from park.load import load_park
+    from park.watch import ParkWatch
+    from symbiosis.health import observed
 
     park = load_park(options.park)
+    watch = ParkWatch(options.park, park)
     spool = SpoolSettings(_spool_folder(options), round(options.spool_mb * 1e6))
 
     def body(orders: Orders, say: Say) -> None:
-        with _found(options) as around:
+        with observed("collect", options.metrics, watch, say) as seen, _found(options) as around:
+            orders.on("reload", watch.hurry)
 
             async def work(stop: asyncio.Event, _armed: asyncio.Event, _leave: asyncio.Event) -> None:
                 collecting = collect(
                     park, around.dsn, around.clock, endpoints=around.endpoints,
                     broker=around.broker or default_broker(park), stop=stop,
-                    on_state=say, spool=spool,
+                    on_state=seen.say, spool=spool, watch=watch, metrics=seen.registry,
                 )
                 await (collecting if options.supervised else meanwhile_migrated(around.dsn, log.warning, collecting))
 
@@ -237,15 +241,28 @@ def _spool_folder(options: argparse.Namespace) -> Path:
 def load_process(options: argparse.Namespace) -> Body:
     """Import what processing needs, read the park, and compile what has to be compiled."""
     from park.load import load_park
+    from park.watch import ParkWatch
     from processing.cycle import process
     from processing.estimate import Estimator
+    from processing.metrics import ProcessMetrics
+    from symbiosis.health import observed
 
     park = load_park(options.park)
+    watch = ParkWatch(options.park, park)
     Estimator(park).warm_up()       # compiles the kernels while the others start up; what follows finds them
 
     def body(orders: Orders, say: Say) -> None:
-        with _store(options, orders) as around:
-            process(park, around.dsn, around.clock, stop=orders.event("stop"), on_state=say)
+        with observed("process", options.metrics, watch, say) as seen:
+            orders.on("reload", watch.hurry)
+            counted = ProcessMetrics(seen.registry)
+
+            def tell(state: str, detail: Mapping[str, object]) -> None:
+                counted.note(state, detail)
+                seen.say(state, detail)
+
+            with _store(options, orders) as around:
+                process(
+                    park, around.dsn, around.clock, stop=orders.event("stop"), on_state=tell, watch=watch)
 
     return body
 

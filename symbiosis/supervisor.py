@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 import time
@@ -128,14 +129,20 @@ class Service:
         How to run it.
     tell
         Called with a line when something happened that a person should know.
+    hear
+        Called with each state that the service says, and what it says of it.
     """
 
-    def __init__(self, command: ServiceCommand, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, command: ServiceCommand, tell: Callable[[str], None],
+        hear: Callable[[str, Mapping[str, object]], None] = lambda state, detail: None,
+    ) -> None:
         self.command = command
         self.state = "starting"
         self.states: dict[str, Mapping[str, object]] = {}       # what it said of each state since it was started
         self.starts = 0
         self._tell = tell
+        self._hear = hear
         self._orders: list[str] = []
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -212,6 +219,12 @@ class Service:
         self.kill()
         await self._ended_within(None)
         return finished and left
+
+    def hang_up(self) -> None:
+        """Let the service look at its files: SIGHUP."""
+        if self.pid is not None and self.states:        # before it has loaded the signal would end it
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGHUP)
 
     def kill(self) -> None:
         """End the process at once."""
@@ -290,7 +303,11 @@ class Service:
         except (ValueError, KeyError, TypeError, AttributeError):
             self._tell(f"{self.name}: {line.decode(errors='replace').rstrip()}")      # a library that prints
             return
+        if state == "note":
+            self._tell(f"{self.name}: {detail.get('text')}")
+            return
         await self._set_state(state, detail)
+        self._hear(state, detail)
 
     async def _set_state(self, state: str, detail: Mapping[str, object]) -> None:
         """Note a state and wake those who wait for it."""
