@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -23,8 +25,8 @@ from simulators.scenario import Scenario
 from simulators.serve import simulate
 from simulators.sparkplug_node import SparkplugNodes
 from simulators.sparkplug_wire import Metric, payload
-from tests.collector.running import INTERVAL_S, at, collecting, meter, park_of, rows, until_stored
-from tests.fixtures.broker import TestBroker, leave
+from tests.collector.running import INTERVAL_S, at, collecting, meter, park_of, rows, spawned, until_stored
+from tests.fixtures.broker import MOSQUITTO, TestBroker, leave
 from tests.simulators import parks
 from tests.simulators.parks import until
 
@@ -180,3 +182,72 @@ async def test_an_interval_finer_than_sparkplugs_times_is_refused():
     with pytest.raises(InputError, match="whole milliseconds"):
         SparkplugNodes("mqtt://127.0.0.1:1", park, "nodes")
     assert INTERVAL_S * 1000 == 100
+
+
+class Samples:
+    """Readings that the nodes publish each interval of the real clock, and what they were."""
+
+    def __init__(self, plant: SparkplugNodes) -> None:
+        self._plant = plant
+        self.sent: dict[tuple[str, datetime], float] = {}
+
+    async def publish(self) -> None:
+        """Sample for ever."""
+        interval_us = round(INTERVAL_S * 1e6)
+        time_us = time.time_ns() // 1000 // interval_us * interval_us
+        while True:
+            time_us += interval_us
+            await asyncio.sleep(max(0.0, time_us / 1e6 - time.time()))
+            values = np.array([len(self.sent) + k for k in (0.25, 0.5, 0.75)])
+            when = datetime.fromtimestamp(time_us // 1_000_000, UTC).replace(microsecond=time_us % 1_000_000)
+            self.sent |= {(meter, when): float(value) for meter, value in zip(METERS, values, strict=True)}
+            self._plant.publish(Readings(time_us, np.arange(3), values, np.zeros(3, dtype=np.uint32)))
+
+
+METERS = [meter.id for meter in PARK.meters]
+
+
+@pytest.mark.skipif(MOSQUITTO is None, reason="iotcore keeps nothing over a kill")
+async def test_collector_and_broker_are_killed_and_what_is_not_stored_is_marked(broker, postgres_dsn):
+    async with nodes(broker) as plant:
+        process = spawned(PARK, postgres_dsn, broker.url)
+        await until(lambda: all(node.live and node._hosts for node in plant._nodes.values()))
+        samples = Samples(plant)
+        sampling = asyncio.create_task(samples.publish())
+        try:
+            await until_stored(postgres_dsn, 30)
+            process.kill()
+            await asyncio.to_thread(process.wait)
+            await until(lambda: not any(node.live for node in plant._nodes.values()))
+            kept = len(samples.sent)
+            await until(lambda: len(samples.sent) > kept + 15)
+            process = spawned(PARK, postgres_dsn, broker.url)
+            await until(lambda: all(node.live for node in plant._nodes.values()))
+            await until_stored(postgres_dsn, kept + 30)
+            broker.stop(kill=True)
+            await until(lambda: not any(node._there for node in plant._nodes.values()))
+            broker.start()
+            after = datetime.now(UTC)
+            await until(lambda: len(stored_since(postgres_dsn, after)) > 30)
+        finally:
+            sampling.cancel()
+            process.kill()
+            await asyncio.to_thread(process.wait)
+        async with collecting(PARK, postgres_dsn, broker=broker.url):
+            await until(lambda: not any(node.pending for node in plant._nodes.values()))
+            last = max(when for _, when in samples.sent)
+            await until(lambda: len(stored_since(postgres_dsn, last)) >= 3)
+    good = {(row[0], row[1]): row[2] for row in rows(postgres_dsn) if row[3] == 0}
+    assert good.items() <= samples.sent.items()             # nothing altered, nothing that was never sent
+    gaps = rows(postgres_dsn, "select meter, started_at, ended_at from gap")
+    missing = samples.sent.keys() - good.keys()
+    unmarked = [(name, when) for name, when in missing if not any(
+        of in (None, name) and begun <= when and (end is None or when <= end) for of, begun, end in gaps)]
+    assert unmarked == []
+    assert len(missing) < len(samples.sent) / 2
+    assert rows(postgres_dsn, "select * from reading_conflict") == []
+
+
+def stored_since(dsn: str, when: datetime) -> list[Any]:
+    """Good readings from an instant on."""
+    return [row for row in rows(dsn) if row[1] >= when and row[3] == 0]
