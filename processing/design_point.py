@@ -17,8 +17,7 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 
-from park.entry import Entry
-from park.model import ENVIRONMENT, Meter, Node, Park, Stream
+from park.model import Meter, Park, Stream
 from park.units import to_si
 from processing.balance import BalanceError, prepare, reconcile
 from processing.equations import NONE, End, Equations
@@ -27,6 +26,7 @@ from processing.guesses import Guesses
 from processing.metering import Metering, metering_of
 from processing.meters import STD_PER_U95, Averaging
 from processing.observation import Observation
+from processing.park_parts import mass_alone, part_in_force
 from processing.results import FlowRow, Reporter
 from processing.window import Means, Readings
 
@@ -224,40 +224,6 @@ def _still(park: Park, equations: Equations) -> list[int]:
     """Return the balances of nodes that mass only leaves or enters and that store nothing: nothing would flow."""
     one_way = _one_way(park)
     return [row.row for row in equations.nodes if row.stored == NONE and park.nodes[row.node].id in one_way]
-
-
-def part_in_force(park: Park, now: datetime) -> Park:
-    """Return the park without streams that are not in force, or whose ends are not, and without their meters."""
-    nodes = {node.id for node in park.nodes if _is_in_force(node, now)} | {ENVIRONMENT}
-    streams = tuple(s for s in park.streams if _is_in_force(s, now) and {s.from_node, s.to_node} <= nodes)
-    if len(streams) == len(park.streams):
-        return park
-    there = {stream.id for stream in streams}
-    meters = tuple(
-        meter if set(meter.signed_streams) <= there else meter.model_copy(
-            update={"streams": {s: sign for s, sign in meter.signed_streams.items() if s in there}})
-        for meter in park.meters
-        if meter.node is not None or not there.isdisjoint(meter.signed_streams)
-    )
-    return _with(park, streams=streams, meters=meters)
-
-
-def _is_in_force(entry: Node | Stream, now: datetime) -> bool:
-    begun = entry.valid_from is None or entry.valid_from <= now
-    return begun and (entry.valid_to is None or now < entry.valid_to)
-
-
-def _with(park: Park, **sections: tuple[Entry, ...]) -> Park:
-    """Return a park with other sections; model_copy would hand on what the park has cached about the old ones."""
-    return Park(**{name: getattr(park, name) for name in Park.model_fields} | sections)
-
-
-def mass_alone(park: Park) -> Park:
-    """Return the park without its balances of energy and components."""
-    nodes = tuple(
-        node.model_copy(update={"conserves": tuple(c for c in node.conserves if c == "mass")}) for node in park.nodes
-    )
-    return _with(park, nodes=nodes)
 
 
 def _prior(park: Park, equations: Equations) -> tuple[Floats, Floats]:

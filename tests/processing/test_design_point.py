@@ -13,11 +13,10 @@ from processing.design_point import (
     DesignEstimator,
     design_point,
     expect,
-    mass_alone,
-    part_in_force,
     steady_readings,
 )
 from processing.estimate import Estimator
+from processing.park_parts import mass_alone, part_in_force
 from processing.results import Reporter
 from tests.processing.small_parks import HEATED, NOW, SPLIT, U95, flow, meter, park_of
 
