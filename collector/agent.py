@@ -156,6 +156,7 @@ class Collector:
         outflow = Outflow(self._batches, self._rejections, clock, self._statuses, self._tell)
         self._sources = Sources(reach, outflow)
         self._sources.make(self._sources.prepare(park, self._register))
+        self._coverage.holes.on_hole = lambda hole: self._sources.fill(hole, self._coverage.filled)
         inflow = Inflow(
             self._register, self._batches, self._coverage, self._letters, self._rejections, clock, self._standing)
         self._writer = Writer(store.dsn, inflow, store.spool, on_durable=self._count, on_change=self._tell)

@@ -9,7 +9,8 @@ readings still in its memory, a server lost its instrument. Such a hole makes a 
 that nothing came; holes that touch each other are one.
 
 While a source is away, a gap is opened as soon as a reading is overdue, so that the time that is not covered is marked
-even if the source never returns; it is withdrawn if nothing turns out to be missing (a broker kept it all).
+even if the source never returns; it is withdrawn if nothing turns out to be missing (a broker kept it all), and once
+what was missing has been filled in (`holes`).
 
 Not here: when a source counts as interrupted (`opcua.client`, `mqtt.client`, `agent`), and the writing (`store`).
 """
@@ -23,6 +24,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from collector.batches import Chunk, Interruption
+from collector.holes import Hole, Holes
 from collector.register import MQTT, Register, protocol_of
 from collector.times import MICROS
 
@@ -84,6 +86,8 @@ class Coverage:
         self._disturbances: dict[str, _Disturbance] = {}
         self._changed: dict[str, Gap] = {}           # by key, in the order in which they changed
         self._grace_us = round(grace_s * MICROS)
+        self.holes = Holes()
+        self._gaps: dict[str, Gap] = {}              # of which holes are being filled, by key
         self._lay_out(register)
 
     def _lay_out(self, register: Register) -> None:
@@ -165,6 +169,7 @@ class Coverage:
         disturbance = self._disturbances.setdefault(source, _Disturbance(why, set()))
         if open_gap is not None and disturbance.gap is None:
             disturbance.gap, disturbance.holes = open_gap, True
+            self.holes.last(open_gap.key)       # what else is missing of it, the earlier process knew
         for place, stored_us in known.items():
             if self._last.get(place, stored_us) <= stored_us:
                 self._last[place] = stored_us
@@ -272,6 +277,8 @@ class Coverage:
             gap = self._own[place] = Gap(self._source[place], last_us, next_us, NOTHING_CAME, meter=self._ids[place])
         gap.ended_us = next_us
         self._changed[gap.key] = gap
+        if next_us is not None:
+            self._note_hole(gap, place, last_us, next_us)
 
     def _hear_again(self, place: int, source_us: int) -> None:
         """Close the open gap of a meter that is heard again, or withdraw it where nothing was missing."""
@@ -290,14 +297,36 @@ class Coverage:
             is_hole = not disturbance.interruption.kept
         if is_hole:
             disturbance.holes = True
-            self._widen(disturbance, source, last_us, next_us)
+            self._note_hole(self._widen(disturbance, source, last_us, next_us), place, last_us, next_us)
+
+    def _note_hole(self, gap: Gap, place: int, started_us: int, ended_us: int) -> None:
+        """Have a hole filled, if there is somebody who can."""
+        if self.holes.on_hole is None:
+            return
+        self._gaps[gap.key] = gap
+        skipped_us = self._skipped_us[place] if self._periodic[place] else None
+        self.holes.note(gap.key, Hole(self._source[place], place, started_us, ended_us, skipped_us))
+
+    def filled(self, hole: Hole, is_filled: bool) -> None:
+        """Take note what came of a hole; a gap whose holes are all filled is withdrawn: nothing is missing any more."""
+        for key, is_whole in self.holes.close(hole, is_filled=is_filled).items():
+            gap = self._gaps.pop(key)
+            disturbance = self._disturbances.get(gap.source)
+            if not is_whole or gap.ended_us is None:
+                continue
+            if disturbance is not None and disturbance.gap is gap:
+                if disturbance.overdue:         # another meter owes readings still
+                    continue
+                disturbance.gap, disturbance.holes = None, False
+            gap.withdrawn = True
+            self._changed[gap.key] = gap
 
     def _is_overdue(self, place: int, now_us: int) -> bool:
         late_us = now_us - self._last[place] - self._grace_us
         return self._periodic[place] and late_us > OVERDUE * self._interval_us[place]
 
-    def _widen(self, disturbance: _Disturbance, source: str, started_us: int, ended_us: int | None) -> None:
-        """Let the disturbance's gap reach over one more hole; `ended_us` None: the hole is still open."""
+    def _widen(self, disturbance: _Disturbance, source: str, started_us: int, ended_us: int | None) -> Gap:
+        """Let the disturbance's gap reach over one more hole, and return it; `ended_us` None: the hole is open."""
         gap = disturbance.gap
         if gap is None:
             gap = disturbance.gap = Gap(source, started_us, ended_us, disturbance.interruption.cause)
@@ -305,6 +334,7 @@ class Coverage:
         if ended_us is not None:
             gap.ended_us = max(gap.ended_us or ended_us, ended_us)
         self._changed[gap.key] = gap
+        return gap
 
     def _settle(self, source: str, disturbance: _Disturbance) -> None:
         """Forget a disturbance that is over, and withdraw a gap that turned out to be none."""

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from collector.batches import Batches, Chunk, Interruption
+from collector.holes import Hole
 from collector.mqtt.broker import Broker, brokers_of
 from collector.mqtt.client import MqttSource
 from collector.mqtt.payload import Topics, rules_of
@@ -136,6 +137,14 @@ class Sources:
         self._group = group
         for running in self._running.values():
             self._start(running, group)
+
+    def fill(self, hole: Hole, done: Callable[[Hole, bool], None]) -> None:
+        """Have a hole filled by its source, and tell whether it is; none but a server's history can."""
+        running = self._running.get(hole.source)
+        if running is not None and isinstance(running.source, OpcuaSource):
+            running.source.fill(hole, done)
+        else:
+            done(hole, False)
 
     async def change(self, plan: Plan) -> None:
         """Bring the sources in line with a changed park: each takes its difference, and none touches another.

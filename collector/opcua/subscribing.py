@@ -35,6 +35,7 @@ class Item:
     """A monitored item that the server granted."""
 
     tag: Tag
+    node: ua.NodeId
     handle: int                 # ours
     number: int                 # the server's
 
@@ -215,10 +216,10 @@ class Subscriber:
         except BaseException:
             self._values.drop(handles)
             raise
-        for (tag, _), handle, item, result in zip(batch, handles, items, results, strict=True):
+        for (tag, node_id), handle, item, result in zip(batch, handles, items, results, strict=True):
             if result.StatusCode.is_good():
                 subscription.refused.pop(tag.meter, None)
-                subscription.items[tag.meter] = Item(tag, handle, result.MonitoredItemId)
+                subscription.items[tag.meter] = Item(tag, node_id, handle, result.MonitoredItemId)
                 self._check_queue(tag, item.RequestedParameters.QueueSize, result.RevisedQueueSize)
                 self._check_sampling(tag, result.RevisedSamplingInterval / 1000.0, subscription.publishing_s)
             else:
