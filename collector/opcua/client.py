@@ -5,6 +5,7 @@
         session          connecting, taking up what a lost connection left
         subscribing      what the server was asked to watch
         publishing       what that brings: the way of a value is told there
+        history          holes filled from what the server has kept
 
 The register of tags (`opcua.tags`) is the truth; each attempt has a client of its own, and one thing at a time knocks
 at a server, with one back-off.
@@ -15,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from asyncua import ua
@@ -23,6 +24,8 @@ from asyncua.ua.uaerrors import UaStatusCodeError
 
 from collector.backoff import Backoff
 from collector.batches import Batches, Chunk, Interruption
+from collector.holes import Hole
+from collector.opcua.history import Historian
 from collector.opcua.publishing import Acknowledgements, Publisher, SubscriptionEndedError
 from collector.opcua.security import Settings, settings_of
 from collector.opcua.session import FAILED, Connection, Former, cancel, connect, quiet_library, reason_of
@@ -96,7 +99,8 @@ class OpcuaSource:
         self.backoff = backoff or Backoff()
         self.knocking = asyncio.Lock()          # one session at a time tries to connect
         self.values = Values(endpoint.source, rejections)
-        self._batches = batches
+        self.batches = batches
+        self.clock = clock
         self._status = status
         self.publisher = Publisher(endpoint.source, self.values, batches, rejections, clock, self.interrupted)
         self._shares = [_Share(self) for _ in range(_sessions(endpoint.settings.server, tags))]
@@ -140,6 +144,22 @@ class OpcuaSource:
         for share, its in dealt.items():
             share.want(its)
 
+    def fill(self, hole: Hole, done: Callable[[Hole, bool], None]) -> None:
+        """Fill a hole of one of its meters from the server's history, if it has one.
+
+        Parameters
+        ----------
+        hole
+            The hole; its readings at both ends are stored.
+        done
+            Told once whether it is filled, and that durably.
+        """
+        for share in self._shares:
+            if any(tag.place == hole.place for tag in share.tags.values()):
+                share.historian.fill(hole, done)
+                return
+        done(hole, False)
+
     # -- what its sessions tell -------------------------------------------------------------------------------------
 
     def changed(self) -> None:
@@ -153,7 +173,7 @@ class OpcuaSource:
 
     def interrupted(self, cause: str, *, kept: bool = False) -> None:
         """Note that readings may be missing from here on; `kept`: only if the server's queues did not last."""
-        self._batches.put_now(Chunk(self.endpoint.source, interruption=Interruption(cause, kept)))
+        self.batches.put_now(Chunk(self.endpoint.source, interruption=Interruption(cause, kept)))
 
 
 class _Share:
@@ -166,6 +186,7 @@ class _Share:
         self._source = source
         self._subscriber = Subscriber(
             source.endpoint.source, source.values, server.items_per_call, server.publishing_interval_ms)
+        self.historian = Historian(source.endpoint.source, source.values, source.batches, source.clock)
         self._subscription: Subscription | None = None
         self._former: Former | None = None
         self._lost_by = ""                      # why the last connection was lost
@@ -274,18 +295,20 @@ class _Share:
         return await self._source.publisher.catch_up(connection.session, subscription)
 
     async def _collect(self, connection: Connection, acknowledge: Acknowledgements) -> None:
-        """Fetch until the server fails; beside it, bring what was asked for in line with what is wanted."""
+        """Fetch until the server fails; beside it, keep what was asked for in line, and fill holes from history."""
         assert self._subscription is not None
         fetching = asyncio.create_task(
             self._source.publisher.fetch(connection.session, self._subscription, acknowledge))
         keeping = asyncio.create_task(self._keep_in_line(connection, self._subscription))
+        filling = asyncio.create_task(self.historian.run(connection, self._subscription))
+        tasks = (fetching, keeping, filling)
         try:
-            await asyncio.wait({fetching, keeping}, return_when=asyncio.FIRST_EXCEPTION)
-            for task in (keeping, fetching):
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in tasks:
                 if task.done():
                     task.result()
         finally:
-            await cancel([fetching, keeping])
+            await cancel(tasks)
 
     async def _keep_in_line(self, connection: Connection, subscription: Subscription) -> None:
         """Ask for what is wanted when that changes, and again for what was refused, ever more seldom."""
