@@ -212,7 +212,8 @@ class Completeness:
             batch, place = batch.take(np.flatnonzero(place >= 0)), place[place >= 0]
         if not len(place):
             return
-        self._recent.add(place, batch.received_us - batch.source_us)
+        newer = batch.source_us > self._last[place]     # what is filled in later tells nothing of the way here
+        self._recent.add(place[newer], (batch.received_us - batch.source_us)[newer])
         order = np.lexsort((batch.source_us, place))
         meter, source_us = place[order], batch.source_us[order]
         before = np.concatenate([[NEVER], source_us[:-1]])

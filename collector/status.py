@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from collector.batches import Rows
-from collector.times import micros_of_seconds
 
 _logger = logging.getLogger(__name__)
 
@@ -76,9 +75,9 @@ class SourceStatus:
         if self.on_change is not None:
             self.on_change(self)
 
-    def hear(self) -> None:
-        """Note that it is there, now: what it had for us before, it has sent."""
-        self.heard_us = micros_of_seconds(self.now())
+    def hear(self, at_us: int) -> None:
+        """Note that it was there at `at_us` (run time): what it had for us before, it has sent, and we have queued."""
+        self.heard_us = at_us
 
     def count(self, rows: Rows) -> None:
         """Count rows that became durable."""

@@ -102,7 +102,8 @@ class OpcuaSource:
         self.batches = batches
         self.clock = clock
         self._status = status
-        self.publisher = Publisher(endpoint.source, self.values, batches, rejections, clock, self.interrupted)
+        self.publisher = Publisher(endpoint.source, self.values, batches, rejections, clock, self.interrupted,
+                                   status.hear)
         self._shares = [_Share(self) for _ in range(_sessions(endpoint.settings.server, tags))]
         self._deal(tags)
 

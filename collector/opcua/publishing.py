@@ -71,11 +71,13 @@ class Publisher:
         The run's clock.
     interrupted
         Told the cause when readings may be missing.
+    heard
+        Told the run time [us] of every answer, keep-alives included, when what it brought is queued.
     """
 
     def __init__(
         self, source: str, values: Values, batches: Batches, rejections: Rejections, clock: RunClock,
-        interrupted: Callable[[str], None],
+        interrupted: Callable[[str], None], heard: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._source = source
         self._values = values
@@ -83,6 +85,7 @@ class Publisher:
         self._rejections = rejections
         self._clock = clock
         self._interrupted = interrupted
+        self._heard = heard
 
     async def catch_up(self, session: ServerSession, subscription: Subscription) -> Acknowledgements:
         """Take in what was on its way when a connection was lost; return what to acknowledge.
@@ -141,9 +144,12 @@ class Publisher:
             self._unreadable(error)
             return []
         ua.StatusCode(ua.UInt32(answer.result)).check()
-        if answer.subscription != subscription.id or not answer.has_data:
-            return []           # a keep-alive: its sequence number is that of the next message
-        return await self._take_in(answer, subscription)
+        heard_us = micros_of_seconds(self._clock.now())
+        acknowledge: Acknowledgements = []
+        if answer.subscription == subscription.id and answer.has_data:
+            acknowledge = await self._take_in(answer, subscription)
+        self._heard(heard_us)       # else a keep-alive: its sequence number is that of the next message
+        return acknowledge
 
     async def _take_in(self, answer: Published, subscription: Subscription) -> Acknowledgements:
         """Hand on the readings of one notification; return what to acknowledge."""

@@ -172,6 +172,15 @@ def test_the_clock_of_a_device_shows_in_its_shortest_delay(ahead):
     assert meters.offset_s == pytest.approx([ahead - 0.2])
 
 
+def test_what_is_filled_in_later_is_no_delay():
+    book = server("A")
+    book.store(batch((0, 0), (0, 10), (0, 50), way=0.5))
+    book.store(batch((0, 20), (0, 30), (0, 40), way=3600.0))
+    (mark,) = book.sources(us(51), ())
+    assert (mark.offset_s, mark.spread_s) == (-0.5, 0.0)
+    assert mark.complete_us == us(59)
+
+
 def test_a_clock_that_was_set_right_is_forgotten_after_a_while():
     book = server("A")
     for number in range(200):
