@@ -35,7 +35,7 @@ def add_command(commands: Subparsers) -> None:
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("url", metavar="URL", help="opc.tcp://host:port or mqtt://[user:password@]host[:port]")
+    command.add_argument("url", metavar="URL", help="opc.tcp://host:port, or mqtt://[user:password@]host[:port], or mqtts://...")
     command.add_argument("--filter", default="", metavar="TEXT",
                          help="only what has this in its path or topic; with * or ? the whole of it must fit")
     command.add_argument("--depth", type=_whole, default=DEPTH, metavar="N",
@@ -44,6 +44,8 @@ def add_command(commands: Subparsers) -> None:
                          help=f"(MQTT) how long to listen (default {SECONDS:g})")
     command.add_argument("--topic", action="append", metavar="FILTER",
                          help="(MQTT) topics to listen to, with + and #; may be given again (default #)")
+    command.add_argument("--rebirth", action="store_true",
+                         help="(MQTT) ask Sparkplug nodes whose data are heard what their metrics are")
     command.set_defaults(work=_discover)
 
 
@@ -51,8 +53,8 @@ def _discover(options: argparse.Namespace) -> int:
     from collector.discovery import as_csv, left_open
 
     scheme = options.url.partition("://")[0]
-    if scheme not in ("opc.tcp", "mqtt"):
-        raise InputError("URL must begin with opc.tcp:// or mqtt://")
+    if scheme not in ("opc.tcp", "mqtt", "mqtts"):
+        raise InputError("URL must begin with opc.tcp://, mqtt:// or mqtts://")
     offer, columns = _browse(options) if scheme == "opc.tcp" else _listen(options)
     for line in [*offer.remarks, f"{len(offer.found)} found", *left_open(offer)]:
         sys.stderr.write(f"{line}\n")
@@ -74,12 +76,13 @@ def _browse(options: argparse.Namespace) -> tuple[Offer, tuple[str, ...]]:
 
 def _listen(options: argparse.Namespace) -> tuple[Offer, tuple[str, ...]]:
     from collector.mqtt.broker import broker_of
-    from collector.mqtt.listen import COLUMNS, listen
+    from collector.mqtt.listen import columns_of, listen, place_of
     from collector.opcua.browse import fits
 
-    offer = listen(broker_of(options.url, "discover"), seconds=options.seconds, topics=options.topic or ["#"])
-    offer.found = [found for found in offer.found if fits(found.source["mqtt.topic"], options.filter)]
-    return offer, COLUMNS
+    offer = listen(broker_of(options.url, "discover"), seconds=options.seconds, topics=options.topic or ["#"],
+                   asks_rebirth=options.rebirth)
+    offer.found = [found for found in offer.found if fits(place_of(found), options.filter)]
+    return offer, columns_of(offer)
 
 
 def _whole(text: str) -> int:

@@ -1,7 +1,8 @@
 """What an MQTT broker carries: topics with numbers in them, found by listening for a while.
 
 Each number in a JSON payload is a row, with the path to it, and to the time and status that stand beside it or around
-it. Listening has a session of its own that ends with it: the collector's is not touched. The way in is `listen`.
+it; each number that a Sparkplug BIRTH declares is one too (`sparkplug.births`). Listening has a session of its own that
+ends with it: the collector's is not touched. The way in is `listen`.
 """
 
 from __future__ import annotations
@@ -23,15 +24,17 @@ from collector.mqtt.link import REFUSED, connect, new_client
 from collector.mqtt.paths import Steps
 from collector.mqtt.payload import LARGEST_PAYLOAD
 from collector.mqtt.values import SEVERITY, Rejected, number, time_us
+from collector.sparkplug.births import COLUMNS as OF_SPARKPLUG
+from collector.sparkplug.births import MOST_METRICS, Births, path_of
 from collector.times import MICROS, plausible
 from park.errors import BrokerError
 from park.quality import UNCERTAIN_STATUS
 
-COLUMNS = ("mqtt.topic", "mqtt.value", "mqtt.time", "mqtt.status")
+COLUMNS = ("mqtt.topic", "mqtt.value", "mqtt.time", "mqtt.status")     # and those of Sparkplug where there is any
 SECONDS = 10.0          # hears every meter of the default interval once
 MOST_TOPICS = 20_000
 MOST_PATHS = 200        # in one topic
-SPARKPLUG = ("spBv1.0/", "spAv1.0/")
+SPARKPLUG = ("spBv1.0/", "spAv1.0/", "STATE/")      # STATE: of hosts before version 3
 
 _TIMES = frozenset({"ts", "time", "timestamp", "t", "datetime", "at", "source_time", "sourcetimestamp", "measured_at"})
 _STATUSES = frozenset({"status", "statuscode", "status_code", "quality"})
@@ -61,6 +64,7 @@ class Heard:
 
     def __init__(self) -> None:
         self.topics: dict[str, Topic] = {}
+        self.births = Births()
         self.passed_over = 0
 
     def add(self, topic: str, payload: bytes, now_us: int) -> None:
@@ -70,7 +74,10 @@ class Heard:
             return
         heard = self.topics.setdefault(topic, Topic())
         heard.messages += 1
-        if topic.startswith(SPARKPLUG) or len(payload) > LARGEST_PAYLOAD:
+        if topic.startswith(SPARKPLUG):
+            self.births.add(topic, payload)
+            return
+        if len(payload) > LARGEST_PAYLOAD:
             return
         try:
             for steps, beside in numbers(json.loads(payload), now_us):
@@ -92,17 +99,23 @@ class Heard:
                 offer.found.append(Found(_names(name, steps, alone=len(topic.numbers) == 1), source, beside.unit))
             if len(topic.numbers) == MOST_PATHS:
                 offer.remarks.append(f"{name}: of its numbers only the first {MOST_PATHS}")
+        offer.found += self.births.found()
         self._remark(offer)
         return offer
 
     def _remark(self, offer: Offer) -> None:
         empty = [name for name, topic in self.topics.items() if not topic.numbers]
-        sparkplug = [name for name in empty if name.startswith(SPARKPLUG)]
-        other = sorted(set(empty) - set(sparkplug))
+        other = sorted(name for name in empty if not name.startswith(SPARKPLUG))
         if not self.topics:
             offer.remarks.append("nothing was heard (hint: --seconds, --topic)")
-        if sparkplug:
-            offer.remarks.append(f"{len(sparkplug)} topics of Sparkplug are left out")
+        if nodes := sorted(self.births.without_birth()):
+            offer.remarks.append(f"{len(nodes)} Sparkplug nodes sent data and no BIRTH, {'/'.join(nodes[0])} for one: "
+                                 "what their metrics are is not known (hint: --rebirth, or more --seconds)")
+        if self.births.arrays:
+            offer.remarks.append(f"{self.births.arrays} Sparkplug metrics are arrays, and are left out: "
+                                 "a meter reads one element with sparkplug.index")
+        if self.births.passed_over:
+            offer.remarks.append(f"{self.births.passed_over} Sparkplug metrics beyond {MOST_METRICS} were passed over")
         if other:
             offer.remarks.append(f"{len(other)} topics have no JSON with numbers, and are left out: {other[0]} for one")
         if self.passed_over:
@@ -110,24 +123,38 @@ class Heard:
                                  "(hint: --topic)")
 
 
-def listen(broker: Broker, *, seconds: float = SECONDS, topics: Sequence[str] = ("#",)) -> Offer:
+def listen(
+    broker: Broker, *, seconds: float = SECONDS, topics: Sequence[str] = ("#",), asks_rebirth: bool = False
+) -> Offer:
     """Return what is heard on topics within some seconds, retained messages included.
+
+    Parameters
+    ----------
+    broker
+        The broker; the client id is another one.
+    seconds
+        How long, from the broker's answer on.
+    topics
+        What is subscribed.
+    asks_rebirth
+        Whether Sparkplug nodes whose data are heard are asked for their BIRTHs; else nothing is published.
 
     Raises
     ------
     BrokerError
         If the broker cannot be reached, refuses, or goes.
     """
-    ear = _Ear(replace(broker, client_id=f"symbiosis-discover-{secrets.token_hex(6)}"), topics)
+    ear = _Ear(replace(broker, client_id=f"symbiosis-discover-{secrets.token_hex(6)}"), topics, asks_rebirth)
     return ear.listen(seconds).offer()
 
 
 class _Ear:
     """One connection; its callbacks run in paho's thread."""
 
-    def __init__(self, broker: Broker, topics: Sequence[str]) -> None:
+    def __init__(self, broker: Broker, topics: Sequence[str], asks_rebirth: bool) -> None:
         self._broker = broker
         self._topics = topics
+        self._asks_rebirth = asks_rebirth
         self._heard = Heard()
         self._subscribed = threading.Event()
         self._ended = threading.Event()
@@ -176,15 +203,29 @@ class _Ear:
             self._end(f"the broker refuses topic {refused[0]!r}")
         self._subscribed.set()
 
-    def _on_message(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
+    def _on_message(self, client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
         try:
             topic = message.topic
         except UnicodeDecodeError:
             return
-        self._heard.add(topic, bytes(message.payload), round(time.time() * MICROS))
+        now_us = round(time.time() * MICROS)
+        self._heard.add(topic, bytes(message.payload), now_us)
+        if self._asks_rebirth:
+            for command in self._heard.births.requests(now_us // 1000):
+                client.publish(command.topic, command.payload)
 
     def _on_disconnect(self, _client: paho.Client, _data: Any, _flags: Any, reason: Any, _more: Any) -> None:
         self._end(f"connection lost: {reason}")
+
+
+def columns_of(offer: Offer) -> tuple[str, ...]:
+    """Return the columns of the sources that were found."""
+    return COLUMNS + (OF_SPARKPLUG if any(OF_SPARKPLUG[0] in found.source for found in offer.found) else ())
+
+
+def place_of(found: Found) -> str:
+    """Return where something was found: its topic, or the path of its metric."""
+    return found.source.get(COLUMNS[0]) or path_of(found)
 
 
 def numbers(document: Any, now_us: int, steps: Steps = (), around: Beside | None = None) -> Iterator[

@@ -226,9 +226,14 @@ class Host:
         """Request a rebirth, unless that was done lately; return whether it was."""
         if not node.may_ask(now):
             return False
-        group, name = node.key
-        self._commands.append(Command(f"{NAMESPACE}/{group}/NCMD/{name}", rebirth(received_us // 1000)))
+        self._commands.append(rebirth_of(node.key, received_us // 1000))
         return True
+
+
+def rebirth_of(key: NodeKey, timestamp_ms: int) -> Command:
+    """Return the request to an edge node for its BIRTHs."""
+    group, node = key
+    return Command(f"{NAMESPACE}/{group}/NCMD/{node}", rebirth(timestamp_ms))
 
 
 def decoded(payload: bytes) -> Any:

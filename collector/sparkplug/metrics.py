@@ -115,7 +115,7 @@ def status(metric: Any) -> int:
     for key, value in zip(metric.properties.keys, metric.properties.values, strict=False):
         if key == QUALITY:
             field = value.WhichOneof("value")
-            return BAD_STATUS if field is None or value.is_null else _status_of(getattr(value, field))
+            return BAD_STATUS if field not in _INTEGER_FIELDS or value.is_null else _status_of(getattr(value, field))
     return GOOD_STATUS
 
 

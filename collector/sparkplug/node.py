@@ -15,6 +15,7 @@ from collector.sparkplug.metrics import FIELD_OF_REAL
 from collector.sparkplug.order import Order
 
 BD_SEQ = "bdSeq"
+NODE_CONTROL = "Node Control/"      # how names of metrics begin that are commands
 REBIRTH_S = 10.0                    # wall; between two requests to one node, doubled while it does not answer
 REBIRTH_LONGEST_S = 600.0
 

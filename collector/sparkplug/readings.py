@@ -14,14 +14,13 @@ from collector.batches import Interruption, Rows
 from collector.mqtt.values import Rejected
 from collector.rejections import Kept, Rejections
 from collector.sparkplug import metrics
-from collector.sparkplug.node import BD_SEQ, Known, Node
+from collector.sparkplug.node import BD_SEQ, NODE_CONTROL, Known, Node
 from collector.sparkplug.order import Message
 from collector.sparkplug.wire import Payload
 from collector.times import AHEAD_US, EARLIEST_US
 from park.quality import BAD_STATUS, GOOD_STATUS
 
 NO_COMMUNICATION = 0x80310000       # OPC UA BadNoCommunication
-_NODE_CONTROL = "Node Control/"
 _MILLI = 1000                       # us
 
 
@@ -114,7 +113,7 @@ class Readings:
     def read(self, metric: Any, of: Known, message: Message) -> None:
         """Append the readings of one metric, or count why there are none."""
         if not of.askers:
-            self.ignored += of.name != BD_SEQ and not of.name.startswith(_NODE_CONTROL)
+            self.ignored += of.name != BD_SEQ and not of.name.startswith(NODE_CONTROL)
             return
         for index, place in of.askers:
             try:

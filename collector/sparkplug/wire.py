@@ -34,7 +34,10 @@ _METRIC_VALUE: Sequence[_Row] = (
     ("bytes_value", 16, _Field.TYPE_BYTES))
 _PROPERTIES: Sequence[_Row] = (("keys", 1, _Field.TYPE_STRING), ("values", 2, _Field.TYPE_MESSAGE))
 _PROPERTY: Sequence[_Row] = (("type", 1, _Field.TYPE_UINT32), ("is_null", 2, _Field.TYPE_BOOL))
-_PROPERTY_VALUE: Sequence[_Row] = (("int_value", 3, _Field.TYPE_UINT32), ("long_value", 4, _Field.TYPE_UINT64))
+_PROPERTY_VALUE: Sequence[_Row] = (
+    ("int_value", 3, _Field.TYPE_UINT32), ("long_value", 4, _Field.TYPE_UINT64), ("float_value", 5, _Field.TYPE_FLOAT),
+    ("double_value", 6, _Field.TYPE_DOUBLE), ("boolean_value", 7, _Field.TYPE_BOOL),
+    ("string_value", 8, _Field.TYPE_STRING))
 _OF = {"metrics": "Metric", "properties": "Properties", "values": "Property"}
 _REPEATED = frozenset({"metrics", "keys", "values"})
 

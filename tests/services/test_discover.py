@@ -16,6 +16,7 @@ from asyncua import ua
 from collector.discovery import COLUMNS
 from collector.mqtt import listen
 from collector.opcua import browse
+from collector.sparkplug.wire import Payload
 from park.load import load_park
 from park.model import Park
 from simulators.engineering_units import engineering_units
@@ -25,6 +26,8 @@ from tests.collector.running import collecting, rows, until_stored
 from tests.fixtures.broker import TestBroker, free_port
 from tests.fixtures.opcua import NAMESPACE, TestServer
 from tests.services.test_collector_mqtt import publishing
+from tests.services.test_sparkplug import Samples, listening, nodes
+from tests.simulators.parks import until
 
 PARK = """
 park: {name: Test park, timezone: UTC}
@@ -198,9 +201,56 @@ async def test_numbers_on_topics_become_rows(any_broker: TestBroker, capsys, tmp
     ]
     assert [(row["unit"], row["quantity"]) for row in found if row["unit"]] == [
         ("t/h", "mass_flow"), ("degC", "temperature")]
-    assert "1 topics of Sparkplug are left out" in said
     assert "2 topics have no JSON with numbers" in said
     assert len(loaded(found, tmp_path).meters) == 7
+
+
+def birth() -> bytes:
+    payload = Payload(timestamp=1, seq=0)
+    payload.metrics.add(name="bdSeq", datatype=4, long_value=0)
+    payload.metrics.add(name="Node Control/Rebirth", datatype=11, boolean_value=False)
+    flow = payload.metrics.add(name="steam/flow", alias=1, datatype=10, double_value=1.0)
+    for key, said in (("engUnit", {"string_value": "t/h"}), ("engLow", {"double_value": 0.0}),
+                      ("engHigh", {"int_value": 60}), ("other", {"boolean_value": True})):
+        flow.properties.keys.append(key)
+        flow.properties.values.add(**said)
+    payload.metrics.add(name="count", alias=2, datatype=3, int_value=4)
+    payload.metrics.add(name="label", alias=3, datatype=12, string_value="x")
+    payload.metrics.add(name="list", alias=4, datatype=31, bytes_value=b"")
+    return payload.SerializeToString()
+
+
+async def test_births_become_rows(any_broker: TestBroker, capsys, tmp_path):
+    async with publishing(any_broker) as publisher:
+        for topic in ("spBv1.0/g/NBIRTH/e", "spBv1.0/g/DBIRTH/e/d", "spBv1.0/g/NBIRTH/broken"):
+            await publisher.send(topic, [birth() if "broken" not in topic else b"\xff"], retain=True)
+        await publisher.send("plant/FT1", ["1.5"], retain=True)
+        code, found, said = await in_thread(run, capsys, any_broker.url, "--seconds", "1")
+    assert code == 0
+    columns = ("id", "sparkplug.device", "sparkplug.metric", "unit", "span")
+    assert [tuple(row[column] for column in columns) for row in found] == [
+        ("plant.FT1", "", "", "", ""),
+        ("e.count", "", "count", "", ""), ("e.steam.flow", "", "steam/flow", "t/h", "0, 60"),
+        ("d.count", "d", "count", "", ""), ("d.steam.flow", "d", "steam/flow", "t/h", "0, 60")]
+    assert "2 Sparkplug metrics are arrays" in said
+    sources = [meter.source.sparkplug for meter in loaded(found, tmp_path).meters[1:]]
+    assert [(s.group, s.edge_node, s.device, s.metric) for s in sources if s] == [
+        ("g", "e", None, "count"), ("g", "e", None, "steam/flow"),
+        ("g", "e", "d", "count"), ("g", "e", "d", "steam/flow")]
+
+
+async def test_nodes_that_are_alive_already_are_asked_if_that_is_wanted(broker: TestBroker, capsys):
+    async with nodes(broker) as plant:
+        sampling = asyncio.create_task(Samples(plant).publish())
+        with listening(broker, "spBv1.0/g/DDATA/#") as (_, heard):
+            await until(lambda: {topic[-3:] for topic, *_ in heard} == {"e/d", "f/d"})      # the births are over
+        _, found, said = await in_thread(run, capsys, broker.url, "--seconds", "0.5")
+        assert found == []
+        assert "2 Sparkplug nodes sent data and no BIRTH, g/e for one" in said
+        _, found, said = await in_thread(run, capsys, broker.url, "--seconds", "1", "--rebirth", "--filter", "g/e/*")
+        sampling.cancel()
+    assert {row["sparkplug.metric"] for row in found} == {"flow", "level"}
+    assert "no BIRTH" not in said
 
 
 async def test_topics_are_chosen(broker, capsys):
