@@ -1,15 +1,17 @@
 """Speed of reconciliation beside other ways to do it: python -m benchmarks.balance [--quick].
 
 All figures of one table are measured in turn in one run, each the best of several rounds; read the ratios, not the
-microseconds. OSQP and Clarabel take part where they are installed.
+microseconds. OSQP and Clarabel take part where they are installed. One table alone: --only growth.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -195,22 +197,30 @@ def one_window(network: Network, matrix: Any, windows: Any, gain: Any) -> dict[s
 
 
 def growth(rounds: int, sizes: tuple[int, ...]) -> None:
-    """Print how the cost of a window grows with the number of streams."""
-    print("\nCost a window by number of streams (a plant, 64 windows, 1 thread)")
-    tasks = {}
+    """Print how the cost of a window grows with the number of streams, at the same number of values altogether."""
+    print("\nCost a window by number of streams (a plant, 1 thread, 6.4 million values each)")
+    tasks, windows_of = {}, {}
     for n in sizes:
         rng = np.random.default_rng(0)
-        matrix, windows = plant(n // 2, n), rng.uniform(5.0, 50.0, (64, n))
+        count = 6_400_000 // n
+        matrix, windows = along_the_plant(plant(n // 2, n)), rng.uniform(5.0, 50.0, (count, n))
         start = time.perf_counter()
         network = prepare(matrix, rng.uniform(0.5, 2.0, n))
         network.reconcile(windows[:1])
         print(f"  {n:7} streams: made ready in {time.perf_counter() - start:.2f} s")
-        tasks[str(n)] = lambda network=network, windows=windows: network.reconcile(windows)
+        memory = np.empty_like(windows)
+        tasks[str(n)] = lambda network=network, windows=windows, memory=memory: network.reconcile(windows, out=memory)
+        windows_of[str(n)] = count
     for name, seconds in race(tasks, rounds).items():
-        print(
-            f"  {name:>7} streams: {seconds / 64 * 1e6:10.1f} us a window, "
-            f"{seconds / 64 / int(name) * 1e9:6.2f} ns a stream"
-        )
+        each = seconds / windows_of[name]
+        print(f"  {name:>7} streams: {each * 1e6:10.1f} us a window, {each / int(name) * 1e9:6.2f} ns a stream")
+
+
+def along_the_plant(matrix: Any) -> Any:
+    """Return the same network with its streams numbered along the nodes, as plants list them."""
+    columns = matrix.tocsc()
+    first = columns.indices[np.minimum(columns.indptr[:-1], len(columns.indices) - 1)]
+    return columns[:, np.argsort(first, kind="stable")].tocsr()
 
 
 def small_network(rounds: int) -> None:
@@ -305,34 +315,47 @@ def nonlinear(rounds: int) -> None:
 
 
 def first_window() -> None:
-    """Print how long a fresh process takes to its first reconciled window, kernels compiled before."""
+    """Print how long a fresh process takes to its first reconciled window, with kernels compiled before and not."""
     script = (
         "import time; t = time.perf_counter()\nimport numpy as np\n"
         "from processing.balance import prepare\nfrom tests.balance.networks import plant\n"
         "n = {n}\nmatrix = plant(n // 2, n) if n > 100 else plant(11, 28)\n"
         "prepare(matrix, 1.0).reconcile(np.ones(matrix.shape[1]))\nprint(time.perf_counter() - t)"
     )
+    print("\nFirst window of a fresh process, imports included")
     for n in (28, 1000):
-        best = min(
-            float(subprocess.run([sys.executable, "-c", script.format(n=n)], capture_output=True, check=True).stdout)
-            for _ in range(3)
-        )
-        print(f"\nFirst window of a fresh process, {n} streams, imports included: {best:.2f} s")
+        warm = min(seconds_of(script.format(n=n)) for _ in range(3))
+        with tempfile.TemporaryDirectory() as empty:
+            cold = seconds_of(script.format(n=n), NUMBA_CACHE_DIR=empty)
+        print(f"  {n:5} streams: {warm:.2f} s; {cold:.2f} s where nothing was compiled before")
+
+
+def seconds_of(script: str, **environment: str) -> float:
+    """Run a script in a process of its own and return the number it prints."""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, env=os.environ | environment)
+    return float(done.stdout)
 
 
 def main() -> None:
     """Print all tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, nothing above 10,000 streams")
-    quick = parser.parse_args().quick
-    rounds = 3 if quick else 7
+    sizes = (1_000, 10_000, 30_000, 100_000)
+    parser.add_argument("--only", choices=("small", "large", "errors", "nonlinear", "growth", "first"))
+    given = parser.parse_args()
+    rounds = 3 if given.quick else 7
+    tables: dict[str, Task] = {
+        "small": lambda: small_network(rounds),
+        "large": lambda: thousand_streams(rounds, 3600),
+        "errors": lambda: gross_errors(rounds),
+        "nonlinear": lambda: nonlinear(rounds),
+        "growth": lambda: growth(rounds, sizes[:2] if given.quick else sizes),
+        "first": first_window,
+    }
     blas_threads(1)
-    small_network(rounds)
-    thousand_streams(rounds, 3600)
-    gross_errors(rounds)
-    nonlinear(rounds)
-    growth(rounds, (1_000, 10_000) if quick else (1_000, 10_000, 30_000, 100_000))
-    first_window()
+    for name, table in tables.items():
+        if given.only in (None, name):
+            table()
 
 
 if __name__ == "__main__":

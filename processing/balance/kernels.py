@@ -5,7 +5,7 @@ factors (factors.py), streams without a meter (steps.py), which rows and columns
 (sparse.py). Every loop has a slow, obvious twin in tests/balance/test_kernels.py.
 
 Windows are taken some at a time, transposed, so that the innermost loop runs over windows: contiguous, the same
-operation for each, whatever the sparsity. Rows are in elimination order throughout. S = R V R' = L D L'.
+operation for each, whatever the sparsity. Multipliers are in elimination order throughout. S = R V R' = L D L'.
 """
 
 from __future__ import annotations
@@ -23,16 +23,21 @@ Ints = npt.NDArray[np.int64]
 
 
 class Balances(NamedTuple):
-    """Reduced balances R, and G = V R' transposed, both by row of R.
+    """Reduced balances R, and G = V R' transposed, both by row of R, rows as the plant has them.
+
+    Walking along the plant meets streams in order, which memory likes; elimination jumps about in it.
 
     Parameters
     ----------
+    place
+        Position of each row in elimination order, shape (n_rows,).
     start, stream, value
-        R: row k has `value[start[k]:start[k + 1]]` at `stream[...]`.
+        R: row r has `value[start[r]:start[r + 1]]` at `stream[...]`.
     weighted_start, weighted_stream, weighted
-        (V R')' likewise: what one unit of multiplier k takes off each stream.
+        (V R')' likewise: what one unit of multiplier r takes off each stream.
     """
 
+    place: Ints
     start: Ints
     stream: Ints
     value: Floats
@@ -83,10 +88,11 @@ def solve_block(block: Floats, factor: Factor) -> None:
 def leave_open(x: Floats, right: Floats, balances: Balances, work: Floats) -> None:
     """Fill work with R x - right; x has shape (n_streams, n_windows), right and work (n_rows, n_windows)."""
     width = x.shape[1]
-    for k in range(work.shape[0]):
+    for r in range(work.shape[0]):
+        k = balances.place[r]
         for b in range(width):
             work[k, b] = -right[k, b]
-        for p in range(balances.start[k], balances.start[k + 1]):
+        for p in range(balances.start[r], balances.start[r + 1]):
             j = balances.stream[p]
             a = balances.value[p]
             for b in range(width):
@@ -102,8 +108,9 @@ def adjust_block(x: Floats, right: Floats, work: Floats, balances: Balances, fac
     width = x.shape[1]
     leave_open(x, right, balances, work)
     solve_block(work, factor)
-    for k in range(work.shape[0]):
-        for p in range(balances.weighted_start[k], balances.weighted_start[k + 1]):
+    for r in range(work.shape[0]):
+        k = balances.place[r]
+        for p in range(balances.weighted_start[r], balances.weighted_start[r + 1]):
             j = balances.weighted_stream[p]
             a = balances.weighted[p]
             for b in range(width):
@@ -214,8 +221,9 @@ def least_share(diagonal: Floats, before: Floats, least: Floats) -> None:
 def adjust_each(x: Floats, v: Floats, work: Floats, balances: Balances) -> None:
     """Take V R' work off x, each window with its own variances v, in place; as `adjust_block` otherwise."""
     width = x.shape[1]
-    for k in range(work.shape[0]):
-        for p in range(balances.start[k], balances.start[k + 1]):
+    for r in range(work.shape[0]):
+        k = balances.place[r]
+        for p in range(balances.start[r], balances.start[r + 1]):
             j = balances.stream[p]
             a = balances.value[p]
             for b in range(width):

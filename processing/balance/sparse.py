@@ -106,9 +106,11 @@ class SparseProjection(SparseSystem):
         if self._independent:
             variance = self._variance**2 * self._seen
         else:
-            g = self.balances
-            by_stream = Rows(g.weighted_start, g.weighted_stream, g.weighted, self.n_streams).dense().T
-            variance = (self._solved(by_stream) * by_stream).sum(axis=1)
+            variance = np.empty(self.n_streams)
+            by_stream = (self._r @ self._covariance).T.tocsr()
+            for first in range(0, self.n_streams, 64):
+                some = by_stream[first : first + 64].toarray()
+                variance[first : first + 64] = (self._solved(some) * some).sum(axis=1)
         return np.where(self.measured, np.sqrt(np.maximum(variance, 0.0)), np.nan)
 
     @cached_property

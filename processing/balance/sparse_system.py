@@ -102,8 +102,10 @@ class SparseSystem:
             order.l_start, order.l_index, order.row_start, order.row_column, order.row_place, lower, diagonal
         )
         share = float((diagonal[:, 0] / before).min(initial=1.0))
+        place = np.argsort(order.nodes)
+        rows, weighted = take_rows(order.rows, place), take_rows(weighted, place)
         balances = kernels.Balances(
-            order.rows.start, order.rows.index, order.rows.value, weighted.start, weighted.index, weighted.value
+            place, rows.start, rows.index, rows.value, weighted.start, weighted.index, weighted.value
         )
         factor = kernels.Factor(order.l_start, order.l_index, lower[:, 0].copy(), 1.0 / diagonal[:, 0])
         return balances, factor, share
@@ -273,7 +275,7 @@ class SparseSystem:
         steps.spread_functional(weights, self.reduced.pivot_column, pivots.start, pivots.index, pivots.value)
         weights[:, ~self.measured] = 0.0
         # the transpose of the gain: the same steps with R and V R' in each other's place
-        turned = kernels.Balances(b.weighted_start, b.weighted_stream, b.weighted, b.start, b.stream, b.value)
+        turned = kernels.Balances(b.place, b.weighted_start, b.weighted_stream, b.weighted, b.start, b.stream, b.value)
         none, out = np.zeros((0, self.degrees_of_freedom)), np.empty_like(weights)
         kernels.reconcile_windows(weights, none, turned, self.factor, self.times, self._width(len(streams)), out)
         return out
