@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -29,6 +32,9 @@ def _nothing_named(monkeypatch, tmp_path):
     for name in ("SYMBIOSIS_DSN", "SYMBIOSIS_BROKER", "SYMBIOSIS_GRAFANA_TOKEN", "SYMBIOSIS_READER_DSN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+    with Path(os.devnull).open() as nothing:  # pytest's stand-in has no descriptor, which services look at
+        monkeypatch.setattr("sys.stdin", nothing)
+        yield
 
 
 COMMANDS_WITH_A_PARK = ("check", "simulate", "collect", "process", "run")
@@ -98,7 +104,7 @@ def test_a_park_that_is_not_there_is_input(command, tmp_path, capsys):
     (["dashboards", "deploy", PARK, "--url", "nonsense", "--token", "t"], "url: must be like"),
     (["db", "sql", "select 1", "--timeout", "0"], "argument --timeout: must be above 0, got 0"),
     (["db"], "arguments are required: ACTION"),
-    (["discover", "plant"], "URL must begin with opc.tcp:// or mqtt://"),
+    (["discover", "plant"], "URL must begin with opc.tcp://"),
     (["collect", PARK, "--run", "none.json"], "cannot read none.json"),
     (["process", PARK, "--run", "none.json"], "cannot read none.json"),
     (["simulate", PARK, "--scenario", "none.yaml"], "cannot read the scenario"),
@@ -132,3 +138,25 @@ def test_what_is_printed_into_a_pipe_has_no_colours(capsys):
     assert code == DONE
     assert out
     assert "\x1b" not in out
+
+
+def leaves(parser, words=()):
+    """Yield (words, parser) of every command that does something."""
+    deeper = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    for action in deeper:
+        for name, command in action.choices.items():
+            yield from leaves(command, (*words, name))
+    if not deeper:
+        yield words, parser
+
+
+@pytest.mark.parametrize("words", [words for words, _ in leaves(cli.build_parser())], ids=" ".join)
+def test_every_action_has_help_with_an_example_that_it_takes(words, capsys):
+    code, out, err = run([*words, "--help"], capsys)
+    assert (code, err) == (DONE, "")
+    told = " ".join(out.partition("\nexample")[2].split())  # argparse breaks long lines
+    examples = re.findall(r"symbiosis (.*)", told.replace(" symbiosis", "\nsymbiosis"))
+    assert examples
+    for example in examples:
+        parsed = cli.build_parser().parse_args(shlex.split(example.partition(" > ")[0]))
+        assert parsed.command == words[0]
