@@ -7,9 +7,9 @@ The columnstore takes a chunk `COLUMNSTORE_AFTER` its end: rows that come later 
 they must, but cost more, since the packed rows of their meter and time are unpacked first. A week is longer than any
 outage whose readings a collector has kept on disk.
 
-The aggregates are refreshed up to a few buckets before now; what is younger the database computes when it is asked, so
-they are never behind. Readings that come later than `Rollup.end` show when the next refresh has run, within
-`Rollup.every`. A finer step feeds the next coarser one.
+The aggregates are refreshed up to a few buckets before now; what is younger the database computes when it is asked,
+so they are never behind. Readings that come later than `Rollup.end` show after a refresh or two, within twice
+`Rollup.every`: a run works in batches and may leave a bucket to the next. A finer step feeds the next coarser one.
 """
 
 from __future__ import annotations
