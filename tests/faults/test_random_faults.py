@@ -20,6 +20,7 @@ from tests.faults import kinds
 from tests.faults.rig import Rig, mount_disk, unmount_disk
 
 COUNT = int(os.environ.get("SYMBIOSIS_FAULTS", "20"))
+AT_ONCE = 3             # faults that last, or wait for the thing that they take hold of
 SEED = int(os.environ.get("SYMBIOSIS_FAULTS_SEED", "1"))
 
 
@@ -57,6 +58,7 @@ async def _inflict(rig: Rig, rng: random.Random, wanted: list[str]) -> list[str]
     """Make all faults, in random order, a second or two apart; return what was done."""
     rng.shuffle(wanted)
     locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+    few = asyncio.Semaphore(AT_ONCE)
     story: list[str] = []
     began = time.monotonic()
 
@@ -65,9 +67,11 @@ async def _inflict(rig: Rig, rng: random.Random, wanted: list[str]) -> list[str]
             at = time.monotonic() - began
             said = await kinds.KINDS[kind](rig, drawn)
             story.append(f"{at:6.1f} s  {kind}: {said}")
+        few.release()
 
     async with asyncio.TaskGroup() as group:
         for kind in wanted:
+            await few.acquire()
             group.create_task(one(kind, random.Random(rng.random())))
             await asyncio.sleep(rng.uniform(0.5, 3.0))
     return story
