@@ -33,7 +33,7 @@ from processing.detect.volume_mismatch import Mismatches
 from processing.estimate import Estimate, Estimator
 from processing.exchanges import ExchangeFlow, ExchangeTable, compared
 from processing.meters import Bools
-from processing.observation import Observation
+from processing.observation import Observation, observe
 from processing.results import Reporter, Rows
 from processing.window import BAD, Readings
 
@@ -176,8 +176,8 @@ class Chain:
         """Return what the meters say with the suspects among them."""
         if not suspects.any():
             return estimate.observation
-        return self.estimator.plan.observe(
-            estimate.means, ~dumb[self.estimator.plan.slots.meter], estimate.expected)
+        return observe(
+            self.estimator.plan, estimate.means, ~dumb[self.estimator.plan.slots.meter], estimate.expected)
 
     def _weighed(self, change: Change, readings: Readings, within: Estimate, dumb: Bools) -> Change:
         """Add to a gross error what the exchanges amount to, and would settle, with it in the balances and without."""

@@ -25,7 +25,7 @@ from processing.estimate import Estimate, Estimator
 from processing.guesses import Guesses
 from processing.metering import Metering, metering_of
 from processing.meters import STD_PER_U95, Averaging
-from processing.observation import Observation
+from processing.observation import Observation, observe
 from processing.park_parts import mass_alone, part_in_force
 from processing.results import FlowRow, Reporter
 from processing.window import Means, Readings
@@ -101,7 +101,7 @@ class DesignEstimator(Estimator):
         """
         means = _means_at(self, point)
         believed = ~np.isnan(means.value) & in_force[self.plan.slots.meter]
-        said = self.plan.observe(means, believed, point)
+        said = observe(self.plan, means, believed, point)
         equations = self.equations
         variance = np.diag(np.where(equations.bound, np.nan, said.variance))
         bound = np.flatnonzero(equations.bound)
@@ -267,7 +267,7 @@ def _means_at(estimator: Estimator, point: Floats) -> Means:
         plan.slot_variable == NONE, np.nan, point[np.where(plan.slot_variable == NONE, 0, plan.slot_variable)]
     )
     for _ in range(STEPS):
-        said = plan.observe(means, ~np.isnan(means.value), point)
+        said = observe(plan, means, ~np.isnan(means.value), point)
         step = (target - said.slot_value) / np.where(said.slope == 0.0, np.nan, said.slope)
         value = np.where(np.isfinite(step) & ~fixed, means.value + np.nan_to_num(step), means.value)
         value = _kept(park, plan.slots.meter, value)

@@ -18,7 +18,7 @@ from park.model import Park
 from processing.balance import NonlinearResult, classify
 from processing.equations import NONE, End, Equations
 from processing.meters import ALWAYS_US, Bools, Floats, Ints, MeterArrays, instant_us
-from processing.observation import Observation
+from processing.observation import Observation, observe
 from processing.placement import plan_of
 from processing.solving import Balances
 from processing.window import Means, Readings, Slots, average
@@ -136,7 +136,7 @@ class Estimator:
         slots = plan.slots
         if plan.pipes:
             now = average(readings, self.table, Slots(slots.meter, np.zeros_like(slots.shift_us)), start_us, end_us)
-            unshifted = plan.observe(now, np.arange(len(slots)) < len(self.table))
+            unshifted = observe(plan, now, np.arange(len(slots)) < len(self.table))
             flow = unshifted.measured[self.equations.flow[:, End.SENDER]]
             slots = plan.shifted(flow, unshifted.density)
         return average(readings, self.table, slots, start_us, end_us)
@@ -171,11 +171,11 @@ class Estimator:
         dormant = _outside(self._rows_in_force, start_us, end_us)
         rows = np.flatnonzero(~dormant if leaking is None else ~(dormant | leaking))
         balances = Balances(self.equations, self._bound, self._limits, rows)
-        first = self._without(self.plan.observe(means, believed), absent)
+        first = self._without(observe(self.plan, means, believed), absent)
         start = self._start(first)
         rough = balances.reconcile(first, start, FIRST_ITERATIONS)
         at = start if rough is None else balances.full(rough.point, start)
-        second = self._without(self.plan.observe(means, believed, at), absent)
+        second = self._without(observe(self.plan, means, believed, at), absent)
         estimate = self._estimate((start_us, end_us), means, believed, second, balances, at)
         return replace(
             estimate, absent=absent if absent.any() else None, dormant=dormant if dormant.any() else None,

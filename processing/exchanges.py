@@ -18,10 +18,12 @@ import numpy as np
 from park.model import Exchange, Park, Side
 from park.properties import reference_enthalpy
 from park.units import from_si
+from processing.combining import combine
 from processing.equations import HEAT_QUANTITIES, NONE, End, Equations
 from processing.estimate import Estimate, Estimator
 from processing.meters import Floats, Variances
-from processing.observation import Observation, Plan, combine
+from processing.observation import Observation
+from processing.plan import Plan
 
 UNITS = {"mass": "kg/s", "volume": "m3/s", "energy": "kW"}
 TOTALS = {"mass_flow": "mass", "mass_total": "mass", "volume_flow": "volume", "volume_total": "volume"}

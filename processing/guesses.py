@@ -12,15 +12,12 @@ from functools import cache
 import numpy as np
 
 from park.model import WATER_DENSITY, Park, Phase, Stream
-from park.properties import enthalpy, phase_of, reference_enthalpy
+from park.properties import USUAL_PRESSURE, USUAL_TEMPERATURE, enthalpy, phase_of, reference_enthalpy
 from park.units import Dimension, dimension, to_si
 from processing.meters import STD_PER_U95
 from processing.placement import SAME_AS_WATER
 
-# Where park.yaml says nothing: [K], [Pa] of process steam, warm water and of what lies open. Only the slopes of
-# enthalpy depend on it, by a few percent over the range that parks know.
-TEMPERATURE = {"steam": 473.15, "water": 333.15}
-PRESSURE = {"steam": 10e5, "water": 5e5}
+# [K], [Pa] where park.yaml says nothing of what is neither steam nor water: it lies open.
 ELSEWHERE = 293.15, 1.013e5
 FRACTION, UNKNOWN_FRACTION, LEAST_FRACTION = 0.3, 0.1, 1e-6  # std of a known one as a share of it; [1] of others
 PROPERTY = {Dimension.RATIO: 0.1, Dimension.CONCENTRATION: 1.0, Dimension.CONDUCTIVITY: 0.1, Dimension.ACIDITY: 7.0}
@@ -53,9 +50,9 @@ class Guesses:
         if (stream.id, name) in self._known:
             return self._known[stream.id, name]
         if name == "temperature":
-            return TEMPERATURE.get(stream.carrier, ELSEWHERE[0])
+            return USUAL_TEMPERATURE.get(stream.carrier, ELSEWHERE[0])
         if name == "pressure":
-            return PRESSURE.get(stream.carrier, ELSEWHERE[1])
+            return USUAL_PRESSURE.get(stream.carrier, ELSEWHERE[1])
         return PROPERTY.get(dimension(unit), 1.0)
 
     def knows(self, stream: Stream, name: str) -> bool:

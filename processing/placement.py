@@ -28,7 +28,7 @@ from processing.equations import (
     streams_by_node,
 )
 from processing.meters import STD_PER_U95, Averaging, Ints, MeterArrays
-from processing.observation import MATES, Direct, Plan, Thermo
+from processing.plan import MATES, Direct, Plan, Thermo
 from processing.states import region_of
 from processing.window import Slots
 

@@ -16,10 +16,12 @@ import numpy as np
 
 from park.model import Meter, Park, Stream
 from park.units import si_unit
+from processing.combining import Values, combine
 from processing.equations import NONE, End, Equations, carries, streams_by_node
 from processing.estimate import Estimate, Estimator
 from processing.meters import Bools, Floats, Ints, Variances
-from processing.observation import Observation, Plan, Values, combine
+from processing.observation import Observation
+from processing.plan import Plan
 
 SI_RATES = {"mass_total": "kg/s", "volume_total": "m3/s", "energy_total": "kW"}
 """A counter's window value is a rate."""

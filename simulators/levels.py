@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from park.model import WATER_DENSITY, Amount, Exchange, Meter, Park, QualityLimit, Stream
+from park.properties import USUAL_PRESSURE, USUAL_TEMPERATURE
 from park.units import Dimension, dimension, to_si, to_si_difference
 
 if TYPE_CHECKING:
@@ -23,9 +24,7 @@ INSIDE_K = 15.0             # [K] the same for a limit on temperature
 OF_SPAN = 0.6               # of a meter's span: where it is used
 PERIOD_S = 1800.0
 
-_CARRIER_TEMPERATURE = {"steam": 473.15, "water": 313.15}      # [K] a guess, soft against balances
 _AMBIENT = 288.15                                              # [K]
-_CARRIER_PRESSURE = {"steam": 1.0e6, "water": 4.0e5}           # [Pa]
 _ATMOSPHERE = 101325.0                                         # [Pa]
 _TYPICAL = {                                                   # [SI] a quality property of which nothing is said
     Dimension.RATIO: 0.1, Dimension.CONCENTRATION: 0.1, Dimension.CONDUCTIVITY: 0.1, Dimension.TURBIDITY: 5.0,
@@ -151,9 +150,9 @@ class Levels:
     def _typical(self, stream: Stream, name: str) -> float:
         """Return a value for a property of which nothing is said."""
         if name == "temperature":
-            return _CARRIER_TEMPERATURE.get(stream.carrier, _AMBIENT)
+            return USUAL_TEMPERATURE.get(stream.carrier, _AMBIENT)
         if name == "pressure":
-            return _CARRIER_PRESSURE.get(stream.carrier, _ATMOSPHERE)
+            return USUAL_PRESSURE.get(stream.carrier, _ATMOSPHERE)
         units = self.units(stream, name)
         return _TYPICAL.get(dimension(units[0]), 1.0) if units else _TYPICAL[Dimension.RATIO]
 

@@ -3,8 +3,8 @@
 The systematic share of an honest meter's error stays: it moves its test statistic once and for all, and is no news.
 So each meter has a baseline o: the running mean of its adjustment in units of its std, learned over an hour and never
 faster than `CLIP` a window; what the park declares (losses, closures) has one too. Whatever meters are present, what o
-does to the adjustments follows from the equations (`Plan.carry` and the covariance), so a meter that drops out shifts
-nobody's baseline:
+does to the adjustments follows from the equations (`observation.carry` and the covariance), so a meter that drops out
+shifts nobody's baseline:
 
     adjustment expected from o:  o - P R^-1 (o carried to the variables)
 
@@ -32,7 +32,8 @@ from park.model import Park
 from processing.equations import NONE
 from processing.estimate import REDUNDANT_FROM, VARIANCE_FLOOR, Estimate
 from processing.meters import Bools, Floats, Ints
-from processing.observation import Observation, Plan
+from processing.observation import Observation, carry
+from processing.plan import Plan
 
 WARM_UP = 5
 """Windows before a baseline counts."""
@@ -120,7 +121,7 @@ class Baseline:
         std, at = np.sqrt(said.slot_variance), np.where(variable == NONE, 0, variable)
         offsets = np.nan_to_num(self._offset[plan.slots.meter] * std)
         declared = self._offset[n:] * plan.declared_std
-        usual = plan.carry(said, offsets, declared)
+        usual = carry(plan, said, offsets, declared)
         transfer, used = _transfer(estimate)
         base = transfer @ np.where(used, usual, 0.0)
         believed, own = estimate.believed[:n], said.slot_variance[:n]

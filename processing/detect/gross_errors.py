@@ -55,7 +55,7 @@ from processing.detect.suspicion import Finding, Teller
 from processing.equations import NONE
 from processing.estimate import VARIANCE_FLOOR, Estimate
 from processing.meters import Bools, Floats
-from processing.observation import Plan
+from processing.plan import Plan
 
 FALSE_ALARMS = 1e-3
 """Share of parks with honest meters in which anything is found beyond u95; probability of a false change in a day."""

@@ -17,7 +17,7 @@ from processing.detect.events import Opened
 from processing.detect.imbalance import JudgedLeaks, Leak
 from processing.estimate import Estimate
 from processing.meters import COUNTERS, Floats, Ints
-from processing.observation import Plan
+from processing.plan import Plan
 
 BIAS, LEAK = "meter_bias", "leak"
 

@@ -17,6 +17,7 @@ from processing.detect.gross_errors import GrossErrors
 from processing.equations import NONE
 from processing.estimate import REDUNDANT_FROM, VARIANCE_FLOOR, Estimate, Estimator
 from processing.meters import Floats
+from processing.observation import carry
 
 DRIFTS_S = 1800.0
 """Typical period of what drifts: the simulator's."""
@@ -70,7 +71,7 @@ class CleanRuns:
 
     def _estimate(self, start_us: int, length_us: int, slots: Floats, declared: Floats) -> Estimate:
         said, n = self._at.observation, len(self._plan.table)
-        errors = np.where(self._used, self._plan.carry(said, slots, declared), 0.0)
+        errors = np.where(self._used, carry(self._plan, said, slots, declared), 0.0)
         off = self._transfer @ errors
         at = np.where(self._variable == NONE, 0, self._variable)
         statistic = np.full(len(said.slot_value), np.nan)
