@@ -272,11 +272,11 @@ class DenseProjection:
         same = abs(signature.T @ signature) > 1.0 - COLLINEAR
         return np.unique(same.argmax(axis=1), return_inverse=True)[1].astype(np.int64)
 
-    def draw_residuals(self, rng: np.random.Generator, count: int) -> Floats:
-        """Draw raw imbalances of windows without errors, shape (count, n_nodes)."""
-        errors = _weigh(rng.standard_normal((count, len(self.root.T))), self.root.T)
-        residual: Floats = errors @ self.matrix.T
-        return residual
+    def draw_multipliers(self, rng: np.random.Generator, count: int) -> Floats:
+        """Draw the multipliers of windows without errors, shape (count, n_nodes)."""
+        seen = rng.standard_normal((count, self.degrees_of_freedom))  # what orthonormal directions show of errors
+        drawn: Floats = seen @ self.to_basis
+        return drawn
 
 
 def project(matrix: Floats, measured: Bools, root: Floats, *, quick: bool = False) -> DenseProjection:

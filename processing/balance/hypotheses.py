@@ -25,7 +25,7 @@ KINDS = ("bias", "leak")
 SPENT = 1e-9
 """What is left of a signature after others were taken out, as a share; below it nothing is left but rounding."""
 
-DRAWS = (500, 20_000)
+DRAWS = (500, 8_000)
 """Fewest and most windows simulated for a threshold: the alarm rate comes out within about 1 % of itself."""
 
 DRAWN_VALUES = 500_000
@@ -150,7 +150,7 @@ class Hypotheses:
         which = at * q // draws  # each hypothesis in turn; where there are more of them, some from all over the network
         share, sign = rng.random(draws), rng.choice((-1.0, 1.0), draws)
         scale = np.sqrt(self.information[self.leaders])
-        start = self.scores(self.projection.draw_residuals(rng, draws))[:, self.leaders] / scale
+        start = self._over_hypotheses(self.projection.draw_multipliers(rng, draws))[:, self.leaders] / scale
         taken, place = np.unique(which, return_inverse=True)
         along = self._responses(self.leaders[taken])[:, self.leaders]
         along /= scale * scale[taken, None]

@@ -145,6 +145,6 @@ class Projection(Protocol):
         """Return a number for the direction in which each bias, then each leak, shows, shape (n_hypotheses,)."""
         ...
 
-    def draw_residuals(self, rng: np.random.Generator, count: int) -> Floats:
-        """Draw raw imbalances of windows without errors, shape (count, n_nodes)."""
+    def draw_multipliers(self, rng: np.random.Generator, count: int) -> Floats:
+        """Draw the multipliers of windows without errors, shape (count, n_nodes)."""
         ...

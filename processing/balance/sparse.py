@@ -190,11 +190,11 @@ class SparseProjection(SparseSystem):
         numbers: dict[Any, int] = {}
         return np.array([numbers.setdefault(unit, len(numbers)) for unit in units], dtype=np.int64)
 
-    def draw_residuals(self, rng: np.random.Generator, count: int) -> Floats:
-        """Draw raw imbalances of windows without errors, shape (count, n_nodes)."""
+    def draw_multipliers(self, rng: np.random.Generator, count: int) -> Floats:
+        """Draw the multipliers of windows without errors, shape (count, n_nodes)."""
         drawn = rng.standard_normal((count, self._root.shape[1]))
         errors = drawn * np.sqrt(self._variance) if self._independent else np.asarray(drawn @ self._root.T)
-        return self.residual(errors, None)
+        return self.multipliers(self.residual(errors, None))
 
     @staticmethod
     def _direction(index: Ints, value: Floats) -> tuple[tuple[int, float], ...]:
