@@ -2,11 +2,11 @@
 
     python -m benchmarks.sparkplug_rates [MESSAGES] [ROUNDS]
 
-An edge node in another process sends DATA at QoS 0, as the specification has it, as fast as they are stored: it is never
-more than `AHEAD` messages before the store, for a broker may drop what a slow subscriber does not take. The bare COPY
-writes numpy buffers, encoded before, into a table of the same columns and key. Both in turn, `ROUNDS` times; printed are
-rows/s of each round, their ratio, and CPU and memory of the collector's process. Broker, node and database share the
-machine.
+An edge node in another process sends DATA at QoS 0, as the specification has it, as fast as they are stored: it is
+never more than `AHEAD` messages before the store, for a broker may drop what a slow subscriber does not take. The bare
+COPY writes numpy buffers, encoded before, into a table of the same columns and key. Both in turn, `ROUNDS` times;
+printed are rows/s of each round, their ratio, and CPU and memory of the collector's process. Broker, node and database
+share the machine.
 """
 
 from __future__ import annotations

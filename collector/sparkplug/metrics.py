@@ -19,8 +19,8 @@ from park.quality import BAD_STATUS, GOOD_STATUS, UNCERTAIN_STATUS
 # Sparkplug 3.0.0, 6.4.16: the codes of the data types that hold a number, and how many bits they have.
 SIGNED_BITS = {1: 8, 2: 16, 3: 32, 4: 64}
 UNSIGNED_BITS = {5: 8, 6: 16, 7: 32, 8: 64}
-FIELD_OF_REAL: Mapping[int, str] = {9: "float_value", 10: "double_value"}
-REALS = frozenset(FIELD_OF_REAL)
+FLOAT, DOUBLE = 9, 10
+REALS = frozenset({FLOAT, DOUBLE})
 # Sparkplug 3.0.0, 6.4.17: arrays of numbers are packed, little-endian; one of Booleans has its own form.
 ARRAYS: Mapping[int, str] = {
     22: "<i1", 23: "<i2", 24: "<i4", 25: "<i8", 26: "<u1", 27: "<u2", 28: "<u4", 29: "<u8", 30: "<f4", 31: "<f8"}

@@ -6,12 +6,12 @@ Not here: the order of its messages (`order`), and what follows from them (`host
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from collector.register import Register
-from collector.sparkplug.metrics import FIELD_OF_REAL
+from collector.sparkplug.metrics import DOUBLE, FLOAT
 from collector.sparkplug.order import Order
 
 BD_SEQ = "bdSeq"
@@ -25,37 +25,38 @@ Meters = Mapping[str, Sequence[Asker]]          # by metric
 
 
 class Known(NamedTuple):
-    """A metric as its BIRTH declared it.
-
-    Attributes
-    ----------
-    askers
-        The meters that read it; empty: none of the park.
-    place
-        The place of its only meter, if that reads it as one number; else None.
-    real
-        The field in which a real number stands; empty for other datatypes.
-    """
+    """A metric as its BIRTH declared it; `askers`: the meters that read it, none where it is not of the park."""
 
     name: str
     datatype: int
     askers: Sequence[Asker]
-    place: int | None
-    real: str
 
 
 def known(name: str, datatype: int, meters: Meters) -> Known:
     """Return a metric with the meters that read it."""
-    askers = tuple(meters.get(name, ()))
-    place = askers[0][1] if len(askers) == 1 and askers[0][0] is None else None
-    return Known(name, datatype, askers, place, FIELD_OF_REAL.get(datatype, ""))
+    return Known(name, datatype, tuple(meters.get(name, ())))
 
 
-class Declared(NamedTuple):
-    """The metrics of a node or device that is alive, by name and by alias."""
+class Declared:
+    """The metrics of a node or device that is alive.
 
-    names: dict[str, Known]
-    aliases: dict[int, Known]
+    Attributes
+    ----------
+    names, aliases
+        All of them, by name and by alias.
+    doubles, floats
+        By alias the place of the only meter of those that are one real number of this datatype.
+    """
+
+    def __init__(self, names: dict[str, Known], aliases: dict[int, Known]) -> None:
+        self.names, self.aliases = names, aliases
+        self.doubles = _plain(aliases, DOUBLE)
+        self.floats = _plain(aliases, FLOAT)
+
+    def without(self, aliases: Iterable[int]) -> Declared:
+        """Return it without some aliases."""
+        gone = set(aliases)
+        return Declared(self.names, {alias: of for alias, of in self.aliases.items() if alias not in gone})
 
     def asked_by(self, meters: Meters) -> Declared:
         """Return the same metrics, read by other meters."""
@@ -113,9 +114,9 @@ class Node:
         metrics = [known(text(metric.name), metric.datatype, meters) for metric in payload.metrics]
         aliases = {metric.alias: of for metric, of in zip(payload.metrics, metrics, strict=True)
                    if metric.HasField("alias")}
-        for other in self.declared.values():        # an alias is one of the whole node: the latest BIRTH has it
-            for alias in aliases.keys() & other.aliases.keys():
-                del other.aliases[alias]
+        for name, other in self.declared.items():   # an alias is one of the whole node: the latest BIRTH has it
+            if name != device and not aliases.keys().isdisjoint(other.aliases):
+                self.declared[name] = other.without(aliases)
         self.declared[device] = Declared({of.name: of for of in metrics}, aliases)
         return metrics
 
@@ -131,6 +132,11 @@ class Node:
         """Let other meters read it from now on."""
         self.meters = meters
         self.declared = {device: of.asked_by(meters.get(device, {})) for device, of in self.declared.items()}
+
+
+def _plain(aliases: Mapping[int, Known], datatype: int) -> dict[int, int]:
+    return {alias: of.askers[0][1] for alias, of in aliases.items()
+            if of.datatype == datatype and len(of.askers) == 1 and of.askers[0][0] is None}
 
 
 def nodes_of(register: Register, source: str) -> dict[NodeKey, dict[str, dict[str, list[Asker]]]]:

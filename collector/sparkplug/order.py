@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+QUALITY = b"Quality"
 SEQUENCE = 256                      # seq runs from 0 to 255
 LATE_WITHIN = 16                    # so many behind is a late or repeated message; more is taken for a gap
 REORDER_S = 2.0                     # wall; what is missing for longer will not come
@@ -42,6 +43,11 @@ class Message(NamedTuple):
     received_us: int
     topic: str = ""
     raw: bytes = b""
+
+    @property
+    def tells_quality(self) -> bool:
+        """Whether any of its metrics may have a property `Quality`."""
+        return QUALITY in self.raw
 
 
 class Order:

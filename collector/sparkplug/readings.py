@@ -1,7 +1,8 @@
 """Metrics of messages whose turn it is -> rows: readings, what is none, and the bad ones of a death.
 
-Most metrics are plain: alive, by alias, a real number with a time of its own, neither null nor with properties. `data`
-reads these with four accesses each; every other one goes through `metrics`, which has the rules.
+Most metrics are plain: by an alias that is not 0, a real number other than 0 with a time of its own, not null, in a
+payload without qualities. `_data_plain` reads these with four accesses each; every other one goes through `metrics`,
+which has the rules. A test holds the one way against the other.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collector.batches import Interruption, Rows
 from collector.mqtt.values import Rejected
 from collector.rejections import Kept, Rejections
 from collector.sparkplug import metrics
-from collector.sparkplug.node import BD_SEQ, NODE_CONTROL, Known, Node
+from collector.sparkplug.node import BD_SEQ, NODE_CONTROL, Declared, Known, Node
 from collector.sparkplug.order import Message
 from collector.sparkplug.wire import Payload
 from collector.times import AHEAD_US, EARLIEST_US
@@ -80,28 +81,12 @@ class Readings:
 
     def data(self, node: Node, message: Message) -> bool:
         """Read the metrics of DATA; return whether one of them is in no BIRTH."""
-        names, aliases = node.declared[message.device]
-        earliest_us, latest_us = EARLIEST_US, message.received_us + AHEAD_US
-        places: list[int] = []
-        times: list[int] = []
-        values: list[float] = []
-        others: list[tuple[Any, Known | None]] = []
-        for metric in message.payload.metrics:
-            alias = metric.alias
-            of = aliases.get(alias)
-            if of is not None and of.place is not None and of.real and (alias or metric.HasField("alias")):
-                value = getattr(metric, of.real)    # 0 too where another field is set: those go the long way
-                source_us = metric.timestamp * _MILLI
-                if (value and -math.inf < value < math.inf and earliest_us <= source_us <= latest_us
-                        and not metric.is_null and not metric.HasField("properties")):
-                    places.append(of.place)
-                    times.append(source_us)
-                    values.append(value)
-                    continue
-            others.append((metric, of if of is not None and metric.HasField("alias") else names.get(metric.name)))
-        self._add_plain(places, times, values, message.received_us)
+        declared = node.declared[message.device]
+        others = self._data_plain(declared, message)
         unknown = False
-        for metric, of in others:
+        for metric in others:
+            of = declared.aliases.get(metric.alias) if metric.HasField("alias") else None
+            of = of or declared.names.get(metric.name)
             if of is None:
                 unknown = True
                 reason = "unknown alias" if metric.HasField("alias") else "metric is not in the BIRTH"
@@ -133,6 +118,35 @@ class Readings:
                 after_us = max(at_us, self._last_us.get(place, 0) + 1)
                 self._add(place, after_us, received_us, math.nan, NO_COMMUNICATION)
                 self._dead.add(place)
+
+    def _data_plain(self, declared: Declared, message: Message) -> Sequence[Any]:
+        """Read the plain metrics of DATA; return the others."""
+        if message.tells_quality:
+            return message.payload.metrics      # type: ignore[no-any-return]
+        earliest_ms, latest_ms = EARLIEST_US // _MILLI, (message.received_us + AHEAD_US) // _MILLI
+        doubles, floats = declared.doubles, declared.floats
+        places: list[int] = []
+        times: list[int] = []
+        values: list[float] = []
+        others: list[Any] = []
+        for metric in message.payload.metrics:
+            alias = metric.alias
+            if (place := doubles.get(alias)) is not None:
+                value = metric.double_value     # 0 too where another field is set: those go the long way
+            elif (place := floats.get(alias)) is not None:
+                value = metric.float_value
+            else:
+                others.append(metric)
+                continue
+            time_ms = metric.timestamp
+            if alias and value and value - value == 0.0 and earliest_ms <= time_ms <= latest_ms and not metric.is_null:
+                places.append(place)
+                times.append(time_ms)
+                values.append(value)
+            else:
+                others.append(metric)
+        self._add_plain(places, [time_ms * _MILLI for time_ms in times], values, message.received_us)
+        return others
 
     def _add_plain(self, places: list[int], times: list[int], values: list[float], received_us: int) -> None:
         """Append good readings."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from typing import Any
 
 import pytest
@@ -323,3 +324,39 @@ def test_what_a_simulated_node_writes_is_read(plant):
     assert sparkplug_wire.asks_rebirth(rebirth(1))
     assert not sparkplug_wire.asks_rebirth(b"\xff")
     assert not sparkplug_wire.asks_rebirth(sparkplug_wire.payload(1, [sparkplug_wire.Metric(False, "a")], None))
+
+
+def test_the_short_way_reads_what_the_long_way_reads(monkeypatch):
+    dice = random.Random(3)
+    names = {"a": 10, "b": 9, "c": 10, "d": 3, "e": 10}
+    park = park_of(*(spark(name.upper(), name) for name in "abcd"))
+    born = message(0, bd(0), *({"name": name, "alias": alias, "datatype": datatype, "is_null": True}
+                               for alias, (name, datatype) in enumerate(names.items())))
+    data = []
+    for k in range(400):
+        made = Payload(timestamp=T0 // 1000 + k, seq=(k + 1) % 256)
+        for _ in range(dice.randrange(6)):
+            metric = made.metrics.add()
+            if dice.random() < 0.9:
+                metric.alias = dice.randrange(7)
+            if dice.random() < 0.9:
+                metric.timestamp = max(0, T0 // 1000 + dice.choice([k, -k, 10**9, -2 * 10**12]))
+            field, value = dice.choice([
+                ("double_value", 1.5 * k), ("double_value", 0.0), ("double_value", math.nan), ("float_value", 2.0 + k),
+                ("double_value", -math.inf), ("int_value", k), ("is_null", True), ("is_historical", True)])
+            setattr(metric, field, value)
+        data.append(made.SerializeToString())
+    found = []
+    for short in (True, False):
+        if not short:
+            monkeypatch.setattr(order.Message, "tells_quality", True)
+        rejections = Rejections(log=False)
+        host = Host(register_of(park), rejections)
+        host.receive("spBv1.0/g/NBIRTH/e", born, T0 + 10**7, 0.0)
+        for payload in data:
+            host.receive("spBv1.0/g/NDATA/e", payload, T0 + 10**7, 0.0)
+        columns = [(of.place, of.source_us, of.value, of.status) for _, of in host.take()[0]]
+        rows = sorted((row for of in columns for row in zip(*of, strict=True)), key=repr)
+        found.append((repr(rows), rejections.by_reason(SPARKPLUG), host.ignored))
+    assert found[0] == found[1]
+    assert found[0][0].count("(") > 100

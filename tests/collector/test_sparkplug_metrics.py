@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from collector.mqtt.values import Rejected
@@ -82,3 +83,47 @@ def test_the_time_is_the_metrics_else_the_payloads_else_the_arrival():
 def test_a_time_that_cannot_be_meant_is_rejected(fields, reason):
     with pytest.raises(Rejected, match=reason):
         metrics.source_us(metric(**fields), Payload(timestamp=NOW // 1000), NOW)
+
+
+@pytest.mark.parametrize(("datatype", "kind", "values"), [
+    (22, "i1", [1, -12]), (23, "<i2", [1, -300]), (24, "<i4", [1, -70_000]), (25, "<i8", [1, -5 * 10**9]),
+    (26, "u1", [1, 200]), (27, "<u2", [1, 60_000]), (28, "<u4", [1, 4 * 10**9]), (29, "<u8", [1, 2**60]),
+    (30, "<f4", [1, 0.5]), (31, "<f8", [1, -1e300]),
+])
+def test_an_element_of_an_array_is_a_number(datatype, kind, values):
+    packed = metric(bytes_value=np.array(values, kind).tobytes())
+    assert metrics.reading(packed, datatype, 1) == (float(values[1]), 0)
+    with pytest.raises(Rejected, match="too short"):
+        metrics.reading(packed, datatype, 2)
+
+
+def test_booleans_of_an_array_are_bits_behind_their_count():
+    packed = metric(bytes_value=(10).to_bytes(4, "little") + bytes([0b01000000, 0b10000000]))
+    assert [metrics.element(packed, 32, index) for index in range(10)] == [0, 1, 0, 0, 0, 0, 0, 0, 1, 0]
+    with pytest.raises(Rejected, match="too short"):
+        metrics.element(packed, 32, 10)
+
+
+@pytest.mark.parametrize(("datatype", "data", "reason"), [
+    (31, b"1234567", "size"), (32, b"\x09\0\0\0\1", "size"), (32, b"\x09", "size"), (10, b"", "no array"),
+    (33, b"ab", "no array"), (19, b"", "no array"), (31, np.array([np.nan]).tobytes(), "not finite")])
+def test_what_is_no_array_of_numbers_is_rejected(datatype, data, reason):
+    with pytest.raises(Rejected, match=reason):
+        metrics.element(metric(bytes_value=data), datatype, 0)
+
+
+def test_an_array_or_template_is_no_number_and_a_number_no_array():
+    with pytest.raises(Rejected, match="datatype holds no number"):
+        metrics.number(metric(bytes_value=b""), 31)
+    with pytest.raises(Rejected, match="datatype holds no number"):
+        metrics.number(metric(), 19)
+    with pytest.raises(Rejected, match="another type"):
+        metrics.element(metric(double_value=1.0), 31, 0)
+    assert math.isnan(metrics.reading(metric(is_null=True), 31, 0)[0])
+
+
+def test_a_quality_that_is_no_whole_number_is_bad():
+    made = metric(double_value=1.0)
+    made.properties.keys.append("Quality")
+    made.properties.values.add(string_value="good")
+    assert metrics.status(made) == 0x80000000
