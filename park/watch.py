@@ -57,14 +57,19 @@ class ParkWatch:
         Called whenever the service asks: its main loop comes round.
     now
         A monotonic clock [s].
+
+    Attributes
+    ----------
+    in_force
+        The park that the service works with.
     """
 
     def __init__(
         self, path: Path, park: Park, tell: Tell | None = None, on_asked: Callable[[], object] = bool,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.in_force = self._taken = park
         self._path = path
-        self._name = park.park.name
         self._now = now
         self.report_to(tell or (lambda result, line: None), on_asked)
         self._files = files_of(path)
@@ -92,6 +97,7 @@ class ParkWatch:
                 return None
             self._reading = None
             park, self._read = self._read, None
+            self._taken = park or self._taken
             return park
         if self._is_due():
             self._reading = threading.Thread(target=self._load, name="park file", daemon=True)
@@ -100,6 +106,7 @@ class ParkWatch:
 
     def accept(self, line: str) -> None:
         """Note that the park that was taken is in force."""
+        self.in_force = self._taken
         self._tell("applied", f"{self._path.name} has changed: {line}")
 
     def refuse(self, reason: str) -> None:
@@ -134,8 +141,9 @@ class ParkWatch:
         except ParkError as error:
             self.refuse(str(error))
             return
-        if park.park.name != self._name:
-            self.refuse(f"park: name is {park.park.name!r} and was {self._name!r}, by which brokers know the collector "
+        name = self.in_force.park.name
+        if park.park.name != name:
+            self.refuse(f"park: name is {park.park.name!r} and was {name!r}, by which brokers know the collector "
                         "(hint: start the services anew for another name)")
             return
         self._read = park

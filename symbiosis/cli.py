@@ -299,3 +299,4 @@ def _add_supervision(command: argparse.ArgumentParser) -> None:
     command.add_argument("--run", type=Path, metavar="FILE",
                          help="run.json of a run under way: clock, endpoints, broker and database come from it")
     command.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
+    command.add_argument("--again", action="store_true", help=argparse.SUPPRESS)

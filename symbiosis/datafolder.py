@@ -6,6 +6,7 @@
     DATA/spool/          readings that wait while the database is away (`collector.spool`)
     DATA/logs/           one file a service
     DATA/runs/<stamp>/   sent.csv, truth.csv, faults.csv of one run
+    DATA/park-*.json     the park that a service works with (`symbiosis.park_in_force`)
     DATA/run.json        how to reach the run that holds the folder (`symbiosis.runfile`)
 
 The folder of a run that does not persist is temporary; the guard (`symbiosis.guard`) removes it.
@@ -25,7 +26,8 @@ from pathlib import Path
 from park.child_process import FolderLock
 from park.errors import OperationError, StoreError
 
-OURS = ("postgres", "postgres.new", "postgres.log", "postgres.log.1", "broker", "spool", "logs", "runs", "run.json")
+OURS = ("postgres", "postgres.new", "postgres.log", "postgres.log.1", "broker", "spool", "logs", "runs", "run.json",
+        "park-collect.json", "park-process.json")
 
 
 def default_data_folder() -> Path:

@@ -158,10 +158,13 @@ class Observed:
 
 
 @contextmanager
-def observed(name: str, address: Address | None, watch: ParkWatch, say: Say) -> Iterator[Observed]:
+def observed(
+    name: str, address: Address | None, watch: ParkWatch, say: Say, on_applied: Callable[[], None] = lambda: None
+) -> Iterator[Observed]:
     """Let others see how a service fares while the block runs, at an address if one is given.
 
-    The service's main loop asks `watch` again and again, which shows that it lives.
+    The service's main loop asks `watch` again and again, which shows that it lives; `on_applied` is called when a
+    changed park is in force.
     """
     health = Health(name)
     registry = new_registry(health)
@@ -173,6 +176,8 @@ def observed(name: str, address: Address | None, watch: ParkWatch, say: Say) -> 
     def reloaded(result: str, line: str) -> None:
         reloads.labels(result).inc()
         say("note", {"text": line})
+        if result == "applied":
+            on_applied()
 
     def tell(state: str, detail: Mapping[str, object]) -> None:
         health.note(state, detail)

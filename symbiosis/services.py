@@ -165,17 +165,19 @@ def load_collect(options: argparse.Namespace) -> Body:
     """Import what collecting needs, and read the park."""
     from collector.agent import collect
     from collector.spool import SpoolSettings
-    from park.load import load_park
-    from park.watch import ParkWatch
     from symbiosis.health import observed
+    from symbiosis.park_in_force import ParkInForce
 
-    park = load_park(options.park)
-    watch = ParkWatch(options.park, park)
+    parks = ParkInForce("collect", options)
+    watch = parks.load()
+    park = watch.in_force
     spool = SpoolSettings(_spool_folder(options), round(options.spool_mb * 1e6))
 
     def body(orders: Orders, say: Say) -> None:
-        with observed("collect", options.metrics, watch, say) as seen, _found(options) as around:
+        keep = partial(parks.keep, watch)
+        with observed("collect", options.metrics, watch, say, keep) as seen, _found(options) as around:
             orders.on("reload", watch.hurry)
+            parks.say(watch)
 
             async def work(stop: asyncio.Event, _armed: asyncio.Event, _leave: asyncio.Event) -> None:
                 collecting = collect(
@@ -240,20 +242,21 @@ def _spool_folder(options: argparse.Namespace) -> Path:
 
 def load_process(options: argparse.Namespace) -> Body:
     """Import what processing needs, read the park, and compile what has to be compiled."""
-    from park.load import load_park
-    from park.watch import ParkWatch
     from processing.cycle import process
     from processing.estimate import Estimator
     from processing.metrics import ProcessMetrics
     from symbiosis.health import observed
+    from symbiosis.park_in_force import ParkInForce
 
-    park = load_park(options.park)
-    watch = ParkWatch(options.park, park)
+    parks = ParkInForce("process", options)
+    watch = parks.load()
+    park = watch.in_force
     Estimator(park).warm_up()       # compiles the kernels while the others start up; what follows finds them
 
     def body(orders: Orders, say: Say) -> None:
-        with observed("process", options.metrics, watch, say) as seen:
+        with observed("process", options.metrics, watch, say, partial(parks.keep, watch)) as seen:
             orders.on("reload", watch.hurry)
+            parks.say(watch)
             counted = ProcessMetrics(seen.registry)
 
             def tell(state: str, detail: Mapping[str, object]) -> None:

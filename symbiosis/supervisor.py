@@ -280,8 +280,10 @@ class Service:
         """Run the process to its end; return its exit code (negative: the signal that killed it)."""
         self.starts += 1
         with _log_file(self.command.log) as errors:
+            again = ["--again"] if self._was_ready else []
             self._process = await asyncio.create_subprocess_exec(
-                *self.command.arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=errors,
+                *self.command.arguments, *again,
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=errors,
                 limit=_LONGEST_LINE, pass_fds=tuple(self.command.keep_open),
                 start_new_session=True,     # Ctrl-C in the terminal is for the supervisor alone
             )

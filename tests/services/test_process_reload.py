@@ -65,7 +65,7 @@ def changed(park: Park) -> Park:
 
 
 def test_a_changed_park_holds_from_the_next_boundary_on_and_results_say_so(postgres_dsn: str, feed: Feed) -> None:
-    cycle = Watched(feed.sim.park, postgres_dsn, clock := RunClock(time.time(), START + 61, 8.0))
+    cycle = Watched(feed.sim.park, postgres_dsn, clock := RunClock(time.time(), START + 61, 20.0))
     cycle.wait(lambda: len(cycle.windows()) >= 3)
     cycle.watch.park = changed(feed.sim.park)
     given = clock.now() - START
@@ -90,7 +90,7 @@ def test_a_changed_park_holds_from_the_next_boundary_on_and_results_say_so(postg
 
 
 def test_windows_of_another_length_begin_at_the_boundary(postgres_dsn: str, feed: Feed) -> None:
-    cycle = Watched(feed.sim.park, postgres_dsn, RunClock(time.time(), START + 61, 8.0))
+    cycle = Watched(feed.sim.park, postgres_dsn, RunClock(time.time(), START + 61, 20.0))
     cycle.wait(lambda: len(cycle.windows()) >= 3)
     info = feed.sim.park.park.model_copy(update={"window_s": 40.0})
     cycle.watch.park = feed.sim.park.model_copy(update={"park": info})
