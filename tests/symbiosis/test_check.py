@@ -96,7 +96,8 @@ def test_lines_keep_to_eighty_columns_where_ids_let_them(name, capsys, monkeypat
         assert cell_len(line) <= 80, line
 
 
-def test_columns_stand_below_each_other_in_any_script(capsys):
+def test_columns_stand_below_each_other_in_any_script(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
     check(CASES / "parks" / "unicode" / "park.yaml", as_json=False)
     lines = capsys.readouterr().out.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("stream"))
