@@ -7,6 +7,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")      # as the program does (s
 pytest_plugins = [
     "tests.fixtures.authority",
     "tests.fixtures.broker",
+    "tests.fixtures.node_opcua",
     "tests.fixtures.opcua",
     "tests.fixtures.postgres",
     "tests.fixtures.skips",

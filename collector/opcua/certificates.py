@@ -142,6 +142,7 @@ def _self_signed(key: rsa.RSAPrivateKey, application_uri: str) -> x509.Certifica
         .add_extension(usage, critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
     )
     return builder.sign(key, hashes.SHA256())
 

@@ -6,6 +6,7 @@
         subscribing      what the server was asked to watch
         publishing       what that brings: the way of a value is told there
         history          holes filled from what the server has kept
+        nameplates       units and ranges of the server held against park.yaml
 
 The register of tags (`opcua.tags`) is the truth; each attempt has a client of its own, and one thing at a time knocks
 at a server, with one back-off.
@@ -26,6 +27,7 @@ from collector.backoff import Backoff
 from collector.batches import Batches, Chunk, Interruption
 from collector.holes import Hole
 from collector.opcua.history import Historian
+from collector.opcua.nameplates import Nameplates
 from collector.opcua.publishing import Acknowledgements, Publisher, SubscriptionEndedError
 from collector.opcua.security import Settings, settings_of
 from collector.opcua.session import FAILED, Connection, Former, cancel, connect, quiet_library, reason_of
@@ -188,6 +190,7 @@ class _Share:
         self._subscriber = Subscriber(
             source.endpoint.source, source.values, server.items_per_call, server.publishing_interval_ms)
         self.historian = Historian(source.endpoint.source, source.values, source.batches, source.clock)
+        self._nameplates = Nameplates(source.endpoint.source, server.items_per_call)
         self._subscription: Subscription | None = None
         self._former: Former | None = None
         self._lost_by = ""                      # why the last connection was lost
@@ -315,6 +318,7 @@ class _Share:
         """Ask for what is wanted when that changes, and again for what was refused, ever more seldom."""
         backoff = Backoff(RETRY_BAD_FIRST_S, RETRY_BAD_LONGEST_S)
         while True:
+            await self._nameplates.compare(connection, subscription)
             try:
                 async with asyncio.timeout(backoff.next() if subscription.refused else None):
                     await self._wanted.wait()

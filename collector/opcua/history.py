@@ -92,6 +92,7 @@ class _Page:
     item: Item
     tasks: list[_Task]
     continuation: bytes | None = None
+    latest_us: int = 0                  # time of the last value of the page before
     refused: str = ""
 
 
@@ -175,7 +176,7 @@ class Historian:
         levels = await connection.session.read_attributes(
             [page.item.node for page in pages], ua.AttributeIds.UserAccessLevel)
         for page, level in zip(pages, levels, strict=True):
-            page.continuation = None
+            page.continuation, page.latest_us = None, 0
             granted = level.Value.Value if level.Value is not None else 0
             page.refused = "" if isinstance(granted, int) and granted & _HISTORY_READ else "it keeps no history"
             for task in page.tasks:
@@ -196,19 +197,21 @@ class Historian:
 
     def _take(self, page: _Page, result: ua.HistoryReadResult, rows: Rows) -> None:
         """Take in one page of one node: what lies in its holes goes to the rows."""
-        before, page.continuation = page.continuation, None
+        page.continuation = None
         if result.StatusCode.is_bad():
             page.refused = result.StatusCode.name
             return
         data = result.HistoryData
         found = list(data.DataValues or ()) if isinstance(data, ua.HistoryData) else []
-        if result.ContinuationPoint and result.ContinuationPoint != before:
-            page.continuation = result.ContinuationPoint
-        elif 0 < self._page <= len(found):
-            self._page = 0              # asyncua ends a full page without a way on: from now on it makes the pages
         items = [item_of(ua.MonitoredItemNotification(page.item.handle, value)) for value in found]
         read = Rows()
         self._values.read(items, micros_of_seconds(self._clock.now()), read)
+        latest_us = max(read.source_us, default=0)
+        if result.ContinuationPoint and latest_us > page.latest_us:     # else it would go round in a circle
+            page.continuation = result.ContinuationPoint
+        elif not result.ContinuationPoint and 0 < self._page <= len(found):
+            self._page = 0              # asyncua ends a full page without a way on: from now on it makes the pages
+        page.latest_us = latest_us
         for task in page.tasks:
             for number in task.take(read.source_us):
                 rows.add(read.place[number], read.source_us[number], read.received_us[number], read.value[number],

@@ -50,6 +50,8 @@ class Tag:
         Changes that are not told; None: every change is.
     index
         Of an array: which of its elements, from 0.
+    unit, span
+        What park.yaml says that it measures in, and between which ends; to be held against the server's.
     """
 
     place: int
@@ -60,10 +62,12 @@ class Tag:
     queue: int | None = None
     deadband: Deadband | None = None
     index: int | None = None
+    unit: str = ""
+    span: tuple[float, float] | None = None
 
     def asks_as(self, other: Tag) -> bool:
         """Whether the same is asked of the server for both, wherever they stand in the register."""
-        return replace(self, place=other.place) == other
+        return replace(self, place=other.place, unit=other.unit, span=other.span) == other
 
 
 def tags_of(register: Register, endpoint: str, speed: float, server: OpcuaServer | None = None) -> list[Tag]:
@@ -100,7 +104,7 @@ def _tag(place: int, meter: Meter, server: OpcuaServer, speed: float) -> Tag:
     deadband = own.deadband or (server.deadband if meter.sampling == "on_change" else None)
     return Tag(
         place, meter.id, own.node_id, meter.interval_s / speed, None if sampling_ms is None else sampling_ms / speed,
-        own.queue_size or server.queue_size, deadband, own.index)
+        own.queue_size or server.queue_size, deadband, own.index, meter.unit, meter.span)
 
 
 def resolve(tag: Tag, namespaces: Sequence[str]) -> ua.NodeId | None:

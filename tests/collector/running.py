@@ -30,7 +30,8 @@ def meter(id: str, source: dict[str, Any], **keys: Any) -> dict[str, Any]:
 
 def opcua(url: str, id: str, **keys: Any) -> dict[str, Any]:
     """A meter at an OPC UA server, ``ns=2;s=<id>``."""
-    return meter(id, {"opcua": {"endpoint": url, "node_id": keys.pop("node_id", f"ns=2;s={id}")}}, **keys)
+    own = {key: keys.pop(key) for key in ("index", "sampling_interval_ms", "queue_size", "deadband") if key in keys}
+    return meter(id, {"opcua": {"endpoint": url, "node_id": keys.pop("node_id", f"ns=2;s={id}")} | own}, **keys)
 
 
 def mqtt(id: str, topic: str | None = None, **keys: Any) -> dict[str, Any]:

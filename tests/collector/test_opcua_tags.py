@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from asyncua import ua
 
@@ -17,6 +19,7 @@ from collector.opcua.tags import (
 )
 from collector.register import register_of
 from park.errors import InputError
+from park.servers import Deadband, OpcuaServer
 from tests.collector.running import opcua, park_of
 
 URIS = ["http://opcfoundation.org/UA/", "urn:server", "urn:plant"]
@@ -51,7 +54,7 @@ def test_a_malformed_node_id_is_refused_with_its_meter(text):
 
 def test_intervals_are_those_of_the_wall_clock():
     register = register_of(park_of(opcua("opc.tcp://h", "A", interval_s=5), opcua("opc.tcp://other", "B")))
-    assert tags_of(register, "opc.tcp://h", 20.0) == [Tag(0, "A", "ns=2;s=A", 0.25)]
+    assert tags_of(register, "opc.tcp://h", 20.0) == [Tag(0, "A", "ns=2;s=A", 0.25, unit="t/h")]
 
 
 @pytest.mark.parametrize(("interval_s", "publishing", "queue"), [
@@ -79,3 +82,31 @@ def test_a_subscription_outlives_a_pause_and_keeps_alive_in_between():
     wanted = subscription_of(0.1)
     assert (wanted.RequestedPublishingInterval, wanted.RequestedMaxKeepAliveCount) == (100.0, 20)
     assert wanted.RequestedLifetimeCount >= 3 * wanted.RequestedMaxKeepAliveCount
+
+
+def test_what_a_meter_leaves_out_is_its_servers():
+    server = OpcuaServer(id="s", endpoint="opc.tcp://h", sampling_interval_ms=200, queue_size=7,
+                         deadband=Deadband(percent=1))
+    park = park_of(
+        opcua("opc.tcp://h", "A", interval_s=5), opcua("opc.tcp://h", "B", interval_s=5, sampling="on_change"),
+        opcua("opc.tcp://h", "C", interval_s=5, sampling="on_change", index=3, sampling_interval_ms=40, queue_size=9,
+              deadband={"absolute": 2}))
+    plain, changing, own = tags_of(register_of(park), "opc.tcp://h", 2.0, server)
+    assert (plain.sampling_ms, plain.queue, plain.deadband, plain.index) == (100.0, 7, None, None)
+    assert (changing.sampling_ms, changing.queue, changing.deadband) == (100.0, 7, Deadband(percent=1))
+    assert (own.sampling_ms, own.queue, own.deadband, own.index) == (20.0, 9, Deadband(absolute=2), 3)
+
+
+@pytest.mark.parametrize(("deadband", "kind", "value"), [
+    (Deadband(absolute=0.5), ua.DeadbandType.Absolute, 0.5), (Deadband(percent=2), ua.DeadbandType.Percent, 2)])
+def test_with_a_deadband_a_change_is_one_of_value_or_status(deadband, kind, value):
+    item = item_of(replace(tag(), deadband=deadband, index=4, queue=3), ua.NodeId("x", 2), 7, 0.25)
+    asked = item.RequestedParameters
+    assert asked.Filter.Trigger == ua.DataChangeTrigger.StatusValue
+    assert (asked.Filter.DeadbandType, asked.Filter.DeadbandValue) == (kind, value)
+    assert (item.ItemToMonitor.IndexRange, asked.QueueSize) == ("4", 3)
+
+
+def test_a_tag_asks_the_same_wherever_it_stands_and_whatever_it_means():
+    assert tag().asks_as(replace(tag(), place=9, unit="kg/s", span=(0, 1)))
+    assert not tag().asks_as(replace(tag(), index=1))
