@@ -59,9 +59,9 @@ class Rejections:
         if self._on_rejected is not None:
             self._on_rejected(source, subject, reason, what)
 
-    def count(self, source: str, reason: str) -> None:
-        """Count one more of a kind that was added from the same message."""
-        self._counts[source, reason] += 1
+    def count(self, source: str, reason: str, more: int) -> None:
+        """Count more of a kind that was added from the same message."""
+        self._counts[source, reason] += more
 
     def total(self, source: str) -> int:
         """Return how many of the source were rejected."""

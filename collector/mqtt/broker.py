@@ -43,6 +43,8 @@ class Broker:
         Fixed over restarts: the broker keeps the session under it.
     tls
         How it is connected to; None: without TLS.
+    entry
+        The entry of park.yaml that all this comes from; None: from a URL. Two brokers of one entry are the same.
     """
 
     host: str
@@ -56,6 +58,7 @@ class Broker:
     session_expiry_s: int = NEVER
     receive_maximum: int = RECEIVE_MAXIMUM
     shared_group: str | None = None
+    entry: MqttBroker | None = None
 
     def __str__(self) -> str:
         return f"mqtt{'s' if self.tls else ''}://{self.host}:{self.port}"
@@ -93,7 +96,7 @@ def configured(entry: MqttBroker, park_name: str) -> Broker:
         address.host, address.port, client_id, entry.user,
         None if entry.password is None else entry.password.read(f"{entry.name}: password"),
         context(entry.tls or Tls(), entry.name) if address.tls else None, entry.version, entry.keepalive_s,
-        entry.session_expiry_s or NEVER, entry.receive_maximum or RECEIVE_MAXIMUM, entry.shared_group)
+        entry.session_expiry_s or NEVER, entry.receive_maximum or RECEIVE_MAXIMUM, entry.shared_group, entry)
 
 
 def context(tls: Tls, name: str) -> ssl.SSLContext:

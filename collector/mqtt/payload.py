@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -172,27 +173,29 @@ class Topics:
 
     def _read_meter(self, document: Any, rule: Rule, message: tuple[str, bytes, int], rows: Rows) -> bool:
         """Append the readings of one meter; return False if the message does not speak of it."""
-        topic, payload, received_us = message
         samples = [document] if rule.samples is None else at(document, rule.samples)
         if samples is MISSING:
             return False
-        subject = f"{topic} ({rule.meter})"
         if type(samples) is not list:
-            self._rejections.add(self.source, subject, "no array at the path of the samples", payload)
+            self._reject(rule, message, ["no array at the path of the samples"])
             return True
         spoken_of = not samples
-        kept: set[str] = set()
+        reasons: list[str] = []
         for sample in samples:
             try:
-                spoken_of |= self._read_sample(sample, rule, received_us, rows)
+                spoken_of |= self._read_sample(sample, rule, message[2], rows)
             except Rejected as reason:
-                spoken_of = True
-                if str(reason) in kept:             # a message with many bad samples is kept once a reason
-                    self._rejections.count(self.source, str(reason))
-                else:
-                    kept.add(str(reason))
-                    self._rejections.add(self.source, subject, str(reason), payload)
-        return spoken_of
+                reasons.append(str(reason))
+        if reasons:
+            self._reject(rule, message, reasons)
+        return spoken_of or bool(reasons)
+
+    def _reject(self, rule: Rule, message: tuple[str, bytes, int], reasons: Sequence[str]) -> None:
+        """Count what is wrong in a message for one meter; the message is kept once a reason."""
+        topic, payload, _ = message
+        for reason, count in Counter(reasons).items():
+            self._rejections.add(self.source, f"{topic} ({rule.meter})", reason, payload)
+            self._rejections.count(self.source, reason, count - 1)
 
     def _read_sample(self, sample: Any, rule: Rule, received_us: int, rows: Rows) -> bool:
         """Append the reading of one sample; return False if there is none in it."""
