@@ -19,6 +19,41 @@ def test_swartz_1989():
     assert result.degrees_of_freedom == 3
 
 
+def pai_fisher(x):
+    """Constraints of Pai & Fisher (1988), AIChE J. 34, 876: five measured variables, then three unmeasured."""
+    a, b, c, d, e, u, v, w = x
+    return np.array(
+        [
+            0.5 * a**2 - 0.7 * b + c * u + b**2 * u * v + 2 * c * w**2 - 255.8,
+            a - 2 * b + 3 * a * c - 2 * b * u - b * v * w + 111.2,
+            c * u - a + 3 * b + a * v - c * np.sqrt(w) - 33.57,
+            d - a - c**2 + v + 3 * w,
+            e - 2 * c * v * w,
+            2 * a + b * c * u + v - w - 126.6,
+        ]
+    )
+
+
+def complex_step(function, x, step=1e-30):
+    """The Jacobian to the last digit."""
+    return np.array([function(x + 1j * step * unit).imag / step for unit in np.eye(len(x))]).T
+
+
+@pytest.mark.parametrize("start", [(10.0, 0.5, 2.0), (1.0, 1.0, 1.0), (20.0, 2.0, 5.0)])
+def test_pai_and_fisher_1988(start):
+    measured, std = np.array([4.4, 5.5, 1.7, 1.6, 5.0] + 3 * [np.nan]), np.array([1.0] * 5 + [np.inf] * 3)
+    begin = np.array([*measured[:5], *start])
+    result = reconcile_nonlinear(pai_fisher, lambda x: complex_step(pai_fisher, x), measured, std, start=begin)
+    assert result.converged
+    printed = ["4.5124", "5.5819", "1.9260", "1.4560", "4.8545", "11.070", "0.61467", "2.0504"]
+    assert [
+        f"{x:.{len(digits.split('.')[1])}f}" for x, digits in zip(result.reconciled, printed, strict=True)
+    ] == printed
+    gradient = np.where(np.isnan(measured), 0.0, result.reconciled - np.nan_to_num(measured))
+    multipliers, *_ = np.linalg.lstsq(result.jacobian.T, gradient, rcond=None)
+    np.testing.assert_allclose(result.jacobian.T @ multipliers, gradient, atol=1e-8)
+
+
 def test_std_is_that_of_repeated_measurement():
     """Linearised std against 800 simulated windows of a heat meter and its flow."""
     rng = np.random.default_rng(0)
