@@ -18,7 +18,8 @@ def test_replay_writes_results_and_says_how_many(tmp_path: Path, capsys: pytest.
     assert main(["replay", str(PARK), str(data), "--out", str(tmp_path / "out")]) == 0
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("2 readings, 1 of meters that the park has not; 1 windows, 0 events in")
+    assert err.startswith("1 rows are of meters that the park has not:\n  XX9: 1, first at ")
+    assert "\n2 readings, 1 windows, 0 events in " in err
     assert (tmp_path / "out" / "reconciled.csv").stat().st_size > 1000
 
 
