@@ -2,8 +2,8 @@
 
     register    the meters that are collected: their place in a batch, their unit, their source
     opcua/      one client a server, with its own register of tags and its own publishing
-    mqtt/       one client, acknowledging after the commit
-    sparkplug/  one client, the host application of all edge nodes
+    mqtt/       one client a broker, acknowledging what is durable
+    sparkplug/  one client a broker, the host application of all its edge nodes
     batches     readings wait here in bounded memory until the store has them
     coverage    which times a source did not cover: the rows of `gap`
     rejections  what came and is no reading, counted by reason

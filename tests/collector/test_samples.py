@@ -34,11 +34,11 @@ def test_the_mqtt_sample_reads_the_payloads_of_its_comments():
     comments = [line.rpartition(": ")[2] if "number" in line else line[line.index("{"):]
                 for line in (FOLDER / "mqtt" / "sample.yaml").read_text("utf-8").splitlines()
                 if line.startswith("  #")]
-    topic_of = [register.meters[place].source.mqtt.topic for place in (0, 1, 3)]
+    topic_of = [register.meters[place].source.mqtt.topic for place in (0, 1, 3, 4)]
     for topic, payload in zip(topic_of, comments, strict=True):
         json.loads(payload)
         topics.read(topic, payload.encode(), 1_900_000_000_000_000, rows)
-    assert rows.value == [11.2, 231.5, 25.1, 38.7]
+    assert rows.value == [11.2, 231.5, 25.1, 4.1, 38.7]
     assert rejections.total("mqtt") == 0
 
 
