@@ -100,7 +100,7 @@ def print_watch() -> None:
     for size in (0.0, 1.0, 2.0, 4.0):
         delays, missed, wrong = watch_delays(case, size, rules, changes=40)
         mean = np.mean(delays) if delays else np.nan
-        print(f"  change of {size:.0f} std: after {mean:5.1f} windows; of 40, {missed} not in 200, {wrong} falsely before")
+        print(f"  change of {size:.0f} std: after {mean:5.1f} windows; of 40 {missed} not in 200, {wrong} falsely")
 
 
 def watch_delays(case: dict[str, Any], size: float, rules: WatchRules, changes: int) -> tuple[list[int], int, int]:

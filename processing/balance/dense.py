@@ -99,15 +99,16 @@ class DenseProjection:
     def solve(self, values: Floats, rhs: Floats | None, threads: int = 1, out: Floats | None = None) -> Floats:
         """Return reconciled values, shape (n_windows, n_streams); NaN where unobservable. BLAS has its own threads."""
         known = self._known(values)
-        # one window by the same operation as Network's quick path: the same bits, whichever way it came
-        full: Floats = (self.gain @ known[0])[None] if len(known) == 1 else known @ self.gain.T
+        full: Floats = np.empty(values.shape) if out is None else out
+        if len(known) == 1:  # by the same operation as Network's quick path: the same bits, whichever way it came
+            np.matmul(self.gain, known[0], out=full[0])
+        else:
+            np.matmul(known, self.gain.T, out=full)
         if rhs is not None:
             full += rhs @ self.gain_rhs.T
         if not self.observable.all():
             full[:, ~self.observable] = np.nan
-        if out is not None:
-            out[:] = full
-        return full if out is None else out
+        return full
 
     def solve_from(self, known: Floats, rhs: Floats, start: Floats) -> Floats:
         """Return values that close the balances as `solve`, unobservable streams as near to `start` as these allow.
