@@ -1,11 +1,13 @@
 """What a collected reading costs, through to the committed row, as ratios to the bare libraries in the same run.
 
-    python benchmarks/collector_rates.py [SECONDS]
+    python -m benchmarks.collector_rates [SECONDS]
 
 OPC UA: a server in another process pushes values at a steady pace; CPU of this process a value, for asyncua's own
 data-change handler (which stores nothing) and for the collector with its database writes.
-MQTT: a publisher in another process sends as fast as it may, at QoS 1; messages/s of a bare paho subscriber
-(which stores nothing) and of the collector, whose acknowledgements wait for the commit.
+MQTT: messages at QoS 1 that wait in a session at mosquitto are drained; messages/s of a bare paho subscriber, which
+stores nothing and acknowledges at once, of the collector, whose acknowledgements wait for the commit, and of the
+collector with a spool while the database is away, whose acknowledgements wait for the disk. At 20 messages on their way
+without acknowledgement, mosquitto's default, and at 1,000. The contenders take turns.
 Servers, database and broker share the machine.
 """
 
@@ -15,16 +17,20 @@ import asyncio
 import json
 import logging
 import multiprocessing
+import resource
 import shutil
+import socket
+import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import paho.mqtt.client as paho
 import psycopg
@@ -32,19 +38,23 @@ from asyncua import Client, Server, ua
 from paho.mqtt.enums import CallbackAPIVersion
 
 from collector.agent import collect
+from collector.spool import Spool, SpoolSettings
 from park.clock import REAL_TIME
 from park.model import Park
 from park.store import migrate
 from park.store.embedded import EmbeddedPostgres
 from simulators.opcua_server import Reading
-from symbiosis.broker import Broker
 
 TAGS = 400
 ROUND_S = 0.1                   # 4,000 values/s: a third of what one asyncua server can push
 TOPICS = 100
 LOOK_S = 0.1                    # each look costs a millisecond of CPU
+CLIENT_ID = "benchmark"
+NOWHERE = "host=/nowhere dbname=park"
+MOSQUITTO = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin")
 START = datetime(2026, 1, 1, tzinfo=UTC)
 CONTEXT = multiprocessing.get_context("spawn")
+Spent = tuple[float, float]     # wall and CPU of this process [s]
 
 
 def park_of(sources: list[dict[str, Any]]) -> Park:
@@ -93,21 +103,17 @@ async def _serve(pipe: Connection) -> None:
                 await asyncio.sleep(max(0.0, begun + (k + 1) * ROUND_S - time.monotonic()))
 
 
-def publish(port: int, count: int, pipe: Connection) -> None:
-    """Publish `count` messages as fast as the broker takes them, each time that the pipe asks."""
+def publish(port: int, count: int) -> None:
+    """Publish `count` messages as fast as the broker takes them."""
     client = paho.Client(CallbackAPIVersion.VERSION2, client_id="publisher")
-    client.max_inflight_messages_set(100)
+    client.max_inflight_messages_set(1_000)
     client.connect("127.0.0.1", port)
     client.loop_start()
-    sent = 0
-    while pipe.recv():
-        last = None
-        for _ in range(count):
-            when = (START + timedelta(seconds=ROUND_S * sent)).isoformat()
-            last = client.publish(f"b/M{sent % TOPICS}", json.dumps({"value": 1.5, "ts": when}), qos=1)
-            sent += 1
-        if last is not None:
-            last.wait_for_publish()
+    start = datetime.now(UTC) - timedelta(seconds=ROUND_S * count / TOPICS)
+    for number in range(count):
+        when = (start + timedelta(seconds=ROUND_S * (number // TOPICS))).isoformat()
+        last = client.publish(f"b/M{number % TOPICS}", json.dumps({"value": 1.5, "ts": when}), qos=1)
+    last.wait_for_publish()
     client.disconnect()
 
 
@@ -117,7 +123,7 @@ def publish(port: int, count: int, pipe: Connection) -> None:
 async def collected(
     park: Park, dsn: str, count: int, begin: Callable[[], None], *, on_stored: Callable[[int], None] = lambda _: None,
     **options: Any,
-) -> tuple[float, float]:
+) -> Spent:
     """Return wall seconds and CPU seconds of the collector until `count` readings are committed."""
     stop, armed = asyncio.Event(), asyncio.Event()
 
@@ -145,7 +151,7 @@ def _stored(conn: psycopg.Connection) -> int:
     return int(row[0]) if row else 0
 
 
-async def handled(url: str, count: int, begin: Callable[[], None]) -> tuple[float, float]:
+async def handled(url: str, count: int, begin: Callable[[], None]) -> Spent:
     """Return wall seconds and CPU seconds of asyncua's handler until it has seen `count` values."""
     whole = asyncio.Event()
 
@@ -169,9 +175,9 @@ async def handled(url: str, count: int, begin: Callable[[], None]) -> tuple[floa
         return time.monotonic() - begun, time.process_time() - cpu
 
 
-def subscribed(port: int, count: int, begin: Callable[[], None]) -> tuple[float, float]:
-    """Return wall seconds and CPU seconds of a bare paho subscriber, with a session, until it has `count` messages."""
-    ready, whole = threading.Event(), threading.Event()
+def subscribed(port: int, count: int) -> Spent:
+    """Return what a bare paho subscriber spends until it has the `count` messages of its session."""
+    whole = threading.Event()
     seen = 0
 
     def on_message(*_: object) -> None:
@@ -180,20 +186,53 @@ def subscribed(port: int, count: int, begin: Callable[[], None]) -> tuple[float,
         if seen == count:
             whole.set()
 
-    client = paho.Client(CallbackAPIVersion.VERSION2, client_id="bare", clean_session=False)
+    client = paho.Client(CallbackAPIVersion.VERSION2, client_id=CLIENT_ID, clean_session=False)
     client.on_message = on_message
-    client.on_subscribe = lambda *_: ready.set()
+    begun, cpu = time.monotonic(), time.process_time()
     client.connect("127.0.0.1", port)
     client.loop_start()
-    client.subscribe("b/#", qos=1)
-    ready.wait()
-    begun, cpu = time.monotonic(), time.process_time()
-    begin()
     whole.wait()
     spent = time.monotonic() - begun, time.process_time() - cpu
-    client.unsubscribe("b/#")           # lest the broker keep what the next contender is sent
     client.disconnect()
     client.loop_stop()
+    return spent
+
+
+async def drained(park: Park, dsn: str, count: int, **options: Any) -> Spent:
+    """Return what the collector spends until the `count` messages of its session are committed, its start included."""
+    stop = asyncio.Event()
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute("truncate reading, arrival")
+        begun, cpu = time.monotonic(), time.process_time()
+        running = asyncio.create_task(collect(park, dsn, REAL_TIME, stop=stop, **options))
+        while _stored(conn) < count:   # noqa: ASYNC110
+            await asyncio.sleep(LOOK_S)         # the store announces batches, not a sum
+        spent = time.monotonic() - begun, time.process_time() - cpu
+    stop.set()
+    await running
+    return spent
+
+
+async def spooled(park: Park, count: int, folder: Path, broker: str) -> Spent:
+    """Return what the collector spends until the `count` messages of its session are in its spool."""
+    stop, all_there = asyncio.Event(), asyncio.Event()
+    settings = SpoolSettings(folder)
+    put = Spool.append
+
+    def count_rows(self: Spool, *what: Any) -> None:
+        put(self, *what)
+        if self.rows >= count:
+            loop.call_soon_threadsafe(all_there.set)
+
+    loop = asyncio.get_running_loop()
+    Spool.append = count_rows       # type: ignore[method-assign]
+    begun, cpu = time.monotonic(), time.process_time()
+    running = asyncio.create_task(collect(park, NOWHERE, REAL_TIME, stop=stop, broker=broker, spool=settings))
+    await all_there.wait()
+    spent = time.monotonic() - begun, time.process_time() - cpu
+    Spool.append = put              # type: ignore[method-assign]
+    stop.set()
+    await running
     return spent
 
 
@@ -209,7 +248,7 @@ async def opcua(dsn: str, seconds: float) -> None:
     rounds = round(seconds / ROUND_S)
     park = park_of([{"opcua": {"endpoint": url, "node_id": f"ns=2;s=M{i}"}} for i in range(TAGS)])
 
-    async def run(work: Callable[[int, Callable[[], None]], Awaitable[tuple[float, float]]]) -> tuple[float, float]:
+    async def run(work: Callable[[int, Callable[[], None]], Awaitable[Spent]]) -> Spent:
         return await work(rounds * TAGS, lambda: ours.send(rounds))
 
     bare = await run(lambda count, begin: handled(url, count, begin))
@@ -219,21 +258,60 @@ async def opcua(dsn: str, seconds: float) -> None:
     _print(f"OPC UA, {TAGS} tags, at the server's pace", rounds * TAGS, {"asyncua's handler": bare, "collector": full})
 
 
-async def mqtt(dsn: str, count: int, folder: Path, program: Literal["mosquitto", "iotcore"] | None) -> None:
-    """Run both MQTT contenders and print them."""
-    with Broker(folder, program=program) as broker:
-        ours, theirs = CONTEXT.Pipe()
-        publisher = CONTEXT.Process(target=publish, args=(broker.port, count, theirs))
-        publisher.start()
-        park = park_of([{"mqtt": {"topic": f"b/M{i}", "value": "$.value", "time": "$.ts"}} for i in range(TOPICS)])
-        bare = await asyncio.to_thread(subscribed, broker.port, count, lambda: ours.send(True))
-        full = await collected(park, dsn, count, lambda: ours.send(True), broker=broker.url)
-        ours.send(False)
-        publisher.join()
-    _print(f"MQTT, QoS 1, {broker.description}", count, {"paho subscriber": bare, "collector": full})
+async def mqtt(dsn: str, count: int, folder: Path, inflight: int) -> None:
+    """Run all MQTT contenders in turn, twice, and print them."""
+    park = park_of([{"mqtt": {"topic": f"b/M{i}", "value": "$.value", "time": "$.ts"}} for i in range(TOPICS)])
+    spent: dict[str, list[Spent]] = {"paho subscriber": [], "collector": [], "collector to its spool": []}
+    with mosquitto(folder, inflight) as port:
+        url = f"mqtt://127.0.0.1:{port}?client_id={CLIENT_ID}"
+        for turn in range(2):
+            await asyncio.to_thread(fill_session, port, count)
+            spent["paho subscriber"].append(await asyncio.to_thread(subscribed, port, count))
+            await asyncio.to_thread(fill_session, port, count)
+            spent["collector"].append(await drained(park, dsn, count, broker=url))
+            await asyncio.to_thread(fill_session, port, count)
+            spent["collector to its spool"].append(await spooled(park, count, folder / f"spool{turn}", url))
+    sums = {name: (sum(wall for wall, _ in turns), sum(cpu for _, cpu in turns)) for name, turns in spent.items()}
+    _print(f"MQTT, QoS 1, {inflight} messages on their way", 2 * count, sums)
 
 
-def _print(title: str, count: int, contenders: dict[str, tuple[float, float]]) -> None:
+def fill_session(port: int, count: int) -> None:
+    """Make a session that holds `count` messages."""
+    ready = threading.Event()
+    client = paho.Client(CallbackAPIVersion.VERSION2, client_id=CLIENT_ID, clean_session=False)
+    client.on_subscribe = lambda *_: ready.set()
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+    client.subscribe([(f"b/M{i}", 1) for i in range(TOPICS)])
+    ready.wait()
+    client.disconnect()
+    client.loop_stop()
+    publisher = CONTEXT.Process(target=publish, args=(port, count))
+    publisher.start()
+    publisher.join()
+
+
+@contextmanager
+def mosquitto(folder: Path, inflight: int) -> Iterator[int]:
+    """Run a mosquitto that keeps all it is given, in memory, so that not the broker is measured; provide its port."""
+    folder.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    settings = folder / "mosquitto.conf"
+    settings.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n"
+                        f"max_inflight_messages {inflight}\n")
+    broker = subprocess.Popen([str(MOSQUITTO), "-c", str(settings)], stderr=subprocess.DEVNULL)
+    try:
+        while socket.socket().connect_ex(("127.0.0.1", port)):
+            time.sleep(LOOK_S)
+        yield port
+    finally:
+        broker.kill()
+        broker.wait()
+
+
+def _print(title: str, count: int, contenders: dict[str, Spent]) -> None:
     """Print a line a contender; the first is the one that the others are held against."""
     (first_wall_s, first_cpu_s), *_ = contenders.values()
     print(f"\n{title}\n{'':24}{'rate 1/s':>12}{'ratio':>8}{'CPU us each':>14}{'ratio':>8}")
@@ -244,15 +322,15 @@ def _print(title: str, count: int, contenders: dict[str, tuple[float, float]]) -
 
 async def main(seconds: float) -> None:
     """Run everything on a database and brokers of its own."""
-    programs: list[Literal["mosquitto", "iotcore"]] = ["iotcore"]
-    if shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin"):
-        programs.append("mosquitto")
-    logging.disable(logging.INFO)
+    logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as name, EmbeddedPostgres(Path(name)) as database:
         migrate(database.dsn)
         await opcua(database.dsn, seconds)
-        for program in programs:
-            await mqtt(database.dsn, round(1000 * seconds), Path(name) / program, program)
+        if MOSQUITTO is None:
+            print("\nMQTT: not measured, there is no mosquitto here")
+        for inflight in (20, 1_000) if MOSQUITTO else ():
+            await mqtt(database.dsn, round(2_000 * seconds), Path(name) / f"mqtt{inflight}", inflight)
+    print(f"\nmemory of this process at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 
 
 if __name__ == "__main__":

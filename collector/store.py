@@ -36,14 +36,35 @@ _LAST_READINGS = """
 _OPEN_GAPS = """
     select id, source, meter, started_at, cause from gap where ended_at is null and source = any(%s) order by id
 """
-_FIND_GAP = """
-    select id from gap where source = %s and meter is not distinct from %s and started_at = %s and cause = %s
+# A gap without an id is stored already if the commit was reached and its answer was not.
+_INSERT_GAPS = """
+    with given as materialized (
+        select * from unnest(%s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[], %s::text[])
+            with ordinality as g (source, meter, started_at, ended_at, cause, place)
+    ), added as (
+        insert into gap (source, meter, started_at, ended_at, cause)
+        select source, meter, started_at, ended_at, cause from given g
+        where not exists (
+            select from gap where gap.source = g.source and gap.meter is not distinct from g.meter
+            and gap.started_at = g.started_at and gap.cause = g.cause)
+        order by place
+        returning id, source, meter, started_at, cause
+    )
+    select g.place - 1, min(t.id)
+    from given g join (
+        select id, source, meter, started_at, cause from added
+        union all select id, source, meter, started_at, cause from gap
+    ) t on t.source = g.source and t.meter is not distinct from g.meter
+        and t.started_at = g.started_at and t.cause = g.cause
+    group by g.place
 """
-_INSERT_GAP = """
-    insert into gap (source, meter, started_at, ended_at, cause) values (%s, %s, %s, %s, %s) returning id
+_UPDATE_GAPS = """
+    update gap set started_at = g.started_at, ended_at = g.ended_at
+    from unnest(%s::bigint[], %s::timestamptz[], %s::timestamptz[]) as g (id, started_at, ended_at)
+    where gap.id = g.id and (gap.started_at, gap.ended_at) is distinct from (g.started_at, g.ended_at)
 """
-_UPDATE_GAP = "update gap set started_at = %s, ended_at = %s where id = %s"
-_DELETE_GAP = "delete from gap where id = %s"
+_LATEST_LETTERS = "select received_at, reason from dead_letter order by id desc limit %s"
+_DELETE_GAPS = "delete from gap where id = any(%s)"
 _SOURCE = """
     insert into collector_source
         (source, protocol, state, since, last_source_time, last_received_at, readings, rejected, detail)
@@ -92,6 +113,7 @@ class CollectorStore:
         self._dsn = dsn
         self._writer = ReadingWriter(dsn)
         self._conn: psycopg.Connection | None = None
+        self._unsure_of_letters = True      # a commit of letters may have been reached without its answer
 
     def earlier(self, meters: Sequence[str], sources: Sequence[str], since: datetime) -> Earlier:
         """Return what is stored of these meters from `since` on, and the open gaps of these sources.
@@ -132,8 +154,15 @@ class CollectorStore:
         self._run(lambda conn: write_marks(conn, sources, meters))
 
     def keep(self, letters: Sequence[DeadLetter], most: int) -> None:
-        """Store what is no reading, and forget the oldest beyond `most`."""
-        self._run(lambda conn: insert_dead_letters(conn, letters, most))
+        """Store what is no reading, and forget the oldest beyond `most`. To be called again after a failure."""
+        is_unsure, self._unsure_of_letters = self._unsure_of_letters, True
+
+        def insert(conn: psycopg.Connection) -> None:
+            there = set(conn.execute(_LATEST_LETTERS, [len(letters)]).fetchall()) if is_unsure else set()
+            missing = [letter for letter in letters if (letter.received_at, letter.reason) not in there]
+            insert_dead_letters(conn, missing, most)
+        self._run(insert)
+        self._unsure_of_letters = False
 
     def close(self) -> None:
         """Let both connections go."""
@@ -168,15 +197,23 @@ class CollectorStore:
 
 def _save_gaps(conn: psycopg.Connection, gaps: Sequence[Gap]) -> list[tuple[Gap, int]]:
     """Bring the rows of these gaps up to date; return the ids of those that are new."""
-    new = []
-    for gap in gaps:
-        started, ended = moment(gap.started_us), None if gap.ended_us is None else moment(gap.ended_us)
-        if gap.id is not None:
-            conn.execute(*(_DELETE_GAP, [gap.id]) if gap.withdrawn else (_UPDATE_GAP, [started, ended, gap.id]))
-        elif not gap.withdrawn:
-            # Stored already if the commit was reached and its answer was not.
-            found = conn.execute(_FIND_GAP, [gap.source, gap.meter, started, gap.cause]).fetchone()
-            found = found or conn.execute(_INSERT_GAP, [gap.source, gap.meter, started, ended, gap.cause]).fetchone()
-            assert found is not None
-            new.append((gap, int(found[0])))
+    unknown = [gap for gap in gaps if gap.id is None and not gap.withdrawn]
+    new: list[tuple[Gap, int]] = []
+    if unknown:
+        rows = conn.execute(_INSERT_GAPS, [
+            [gap.source for gap in unknown], [gap.meter for gap in unknown], *_times(unknown),
+            [gap.cause for gap in unknown]]).fetchall()
+        new = [(unknown[place], number) for place, number in rows]
+    changed = [(gap, gap.id) for gap in gaps if gap.id is not None and not gap.withdrawn] + new
+    if changed:
+        conn.execute(_UPDATE_GAPS, [[number for _, number in changed], *_times([gap for gap, _ in changed])])
+    withdrawn = [gap.id for gap in gaps if gap.id is not None and gap.withdrawn]
+    if withdrawn:
+        conn.execute(_DELETE_GAPS, [withdrawn])
     return new
+
+
+def _times(gaps: Sequence[Gap]) -> tuple[list[datetime], list[datetime | None]]:
+    """Return starts and ends."""
+    return ([moment(gap.started_us) for gap in gaps],
+            [None if gap.ended_us is None else moment(gap.ended_us) for gap in gaps])

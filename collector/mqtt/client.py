@@ -70,6 +70,7 @@ class BrokerSource:
         self._link: Link | None = None          # the connection with all subscriptions in force
         self._said_refused: set[str] = set()
         self._stalled_at = 0
+        self._window = 0                        # messages that the broker sends without acknowledgement; 0: not known
 
     @property
     def name(self) -> str:
@@ -118,13 +119,19 @@ class BrokerSource:
     async def _hurry_if_stalled(self, link: Acknowledging) -> None:
         """Commit at once if nothing comes any more: the broker may wait for acknowledgements.
 
-        How many it sends without them is learnt, and then no time is spent on seeing that nothing comes.
+        How many it sends without them is learnt when it stops twice at the same number. From then on half of that is
+        committed while the other half comes.
         """
-        if link.outstanding < STALLED_AT:
+        outstanding = link.outstanding
+        if outstanding < STALLED_AT:
             return
-        if link.outstanding != self._stalled_at and await self._inbox.filled_within(STALLED_S):
-            return
-        self._stalled_at = link.outstanding
+        if outstanding > self._window:
+            self._window = 0                    # it was chance: a broker sends no more than its number
+        if not self._window or 2 * outstanding < self._window:
+            if await self._inbox.filled_within(STALLED_S):
+                return
+            self._window = outstanding if outstanding == self._stalled_at else self._window
+            self._stalled_at = outstanding
         self._batches.hurry()
 
     def _connected(self, link: Link) -> None:
