@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 import numpy as np
+import numpy.typing as npt
 
 from collector.batches import Batches
 from collector.completeness import NEVER, Completeness, SourceMark
@@ -92,6 +93,9 @@ class Standing:
         """Go over to the register of a changed park."""
         self._completeness.apply(register)
         self._source_of = dict(zip(register.ids, register.source, strict=True))
+        self._sources = ["", *dict.fromkeys(register.source)]       # without a name: of meters that are not in the park
+        self._names: Sequence[str] | None = None                    # of the batches that come
+        self._source_numbers = np.empty(0, dtype=np.int64)
 
     @property
     def waiting(self) -> int:
@@ -114,11 +118,19 @@ class Standing:
         tally.repeated += result.repeated
         tally.conflicting += result.conflicting
         self._completeness.store(batch)
-        quality = qualities_of(batch.status)
-        pairs, counts = np.unique(batch.meter * len(Quality) + quality, return_counts=True)
-        for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
-            meter, code = divmod(pair, len(Quality))
-            tally.readings[self._source_of.get(batch.names[meter], ""), Quality(code)] += count
+        kinds = np.bincount(self._sources_of(batch.names)[batch.meter] * len(Quality) + qualities_of(batch.status))
+        for kind in np.flatnonzero(kinds).tolist():
+            source, quality = divmod(kind, len(Quality))
+            tally.readings[self._sources[source], Quality(quality)] += int(kinds[kind])
+
+    def _sources_of(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Return the number of each named meter's source; most batches name the same."""
+        if names is not self._names:
+            numbers = {source: number for number, source in enumerate(self._sources)}
+            self._source_numbers = np.array(
+                [numbers[self._source_of.get(name, "")] for name in names], dtype=np.int64)
+            self._names = names
+        return self._source_numbers
 
     def due_marks(self) -> Marks | None:
         """Return the marks after a commit, if they are to be stored now: nothing else waits, or it is a while ago."""
