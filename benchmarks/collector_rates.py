@@ -286,6 +286,8 @@ def fill_session(port: int, count: int) -> None:
     ready.wait()
     client.disconnect()
     client.loop_stop()
+    if not count:
+        return
     publisher = CONTEXT.Process(target=publish, args=(port, count))
     publisher.start()
     publisher.join()
