@@ -1,8 +1,8 @@
 """Boards, rules and data source pushed to a running Grafana, over its HTTP API.
 
-Only what is our own is touched: the folders, data source, boards, rule group and contact point with our uids, and of the
-notification policy the one route with our label; everything else stays as it is. What Grafana has already is compared
-first, so that a second time changes nothing. The main path enters at `deploy`.
+Only what is our own is touched: the folders, data source, boards, rule group and contact point with our uids, and of
+the notification policy the one route with our label; everything else stays as it is. What Grafana has already is
+compared first, so that a second time changes nothing. The main path enters at `deploy`.
 """
 
 from __future__ import annotations

@@ -78,10 +78,18 @@ def _lag() -> timeseries.Panel:
 
 def _sources() -> table.Panel:
     return (
-        house.rows("Sources", "meters_sources", "OPC UA servers and the broker, as the collector sees them.", height=8)
+        house.rows(
+            "Sources",
+            "meters_sources",
+            "OPC UA servers and brokers, as the collector sees them; what is missing first. Complete up to: every "
+            "reading before is stored, or lies in a marked gap. Clock ahead: of the device, less the shortest way of "
+            "its readings.",
+            height=8,
+        )
         .override_by_name("state", house.properties(*house.STATE_CELL))
-        .override_by_name("lag", house.properties(("unit", "s"), ("decimals", 1)))
-        .override_by_regexp("readings|rejected", house.properties(("decimals", 0)))
+        .override_by_regexp("lag|clock ahead", house.properties(("unit", "s"), ("decimals", 1)))
+        .override_by_name("open gaps", house.properties(house.alarming(1, WARN), ("decimals", 0)))
+        .override_by_regexp("readings|rejected|gaps in 24 h", house.properties(("decimals", 0)))
     )
 
 

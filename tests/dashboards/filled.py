@@ -70,6 +70,17 @@ def _collector(conn: psycopg.Connection) -> None:
             ],
         )
         conn.cursor().executemany(
+            "insert into source_mark"
+            " (source, complete_to, computed_at, silent, waiting, clock_offset_s, clock_spread_s) values (%s, %s, %s, 0, 0, %s, 0.1)",
+            [
+                ("opcua:opc.tcp://127.0.0.1:4841", ENDED - timedelta(seconds=2), ENDED, 0.2),
+                ("mqtt", ENDED - timedelta(seconds=7), ENDED, None),
+            ],
+        )
+        conn.execute(
+            "insert into meter_mark (meter, source, computed_at, silent)"
+            " values ('power.FT-S20', 'opcua:opc.tcp://127.0.0.1:4841', %s, false)", [ENDED])
+        conn.cursor().executemany(
             "insert into gap (source, meter, started_at, ended_at, cause) values (%s, %s, %s, %s, %s)",
             [
                 ("mqtt", None, BEGAN + timedelta(minutes=5), BEGAN + timedelta(minutes=6), "broker was away"),
