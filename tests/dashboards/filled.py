@@ -71,7 +71,8 @@ def _collector(conn: psycopg.Connection) -> None:
         )
         conn.cursor().executemany(
             "insert into source_mark"
-            " (source, complete_to, computed_at, silent, waiting, clock_offset_s, clock_spread_s) values (%s, %s, %s, 0, 0, %s, 0.1)",
+            " (source, complete_to, computed_at, silent, waiting, clock_offset_s, clock_spread_s)"
+            " values (%s, %s, %s, 0, 0, %s, 0.1)",
             [
                 ("opcua:opc.tcp://127.0.0.1:4841", ENDED - timedelta(seconds=2), ENDED, 0.2),
                 ("mqtt", ENDED - timedelta(seconds=7), ENDED, None),

@@ -112,7 +112,7 @@ def test_provisioning_says_where_things_are() -> None:
     assert provider["options"]["path"] == files.BOARDS_IN_GRAFANA
     [group] = read("alerting/rules.yaml")["groups"]
     assert "folderUid" not in group                                 # alert files know none
-    assert group["folder"] != provider["folder"]                    # else the title is taken before the uid is asked for
+    assert group["folder"] != provider["folder"]                    # else the title is taken before its uid
     [policy] = read("alerting/policies.yaml")["policies"]
     [point] = read("alerting/contact-points.yaml")["contactPoints"]
     assert policy["receiver"] == point["name"] == alerts.CONTACT
