@@ -89,9 +89,13 @@ class ParkWatch:
         """Read the files at the next `take`, whether or not they seem to have changed; for any thread, and signals."""
         self._hurried.set()
 
+    def asked(self) -> None:
+        """Note that the service's main loop comes round, while it cannot take a park."""
+        self._on_asked()
+
     def take(self) -> Park | None:
         """Return the park once after its files have changed and are right, else None; asked often, never waits."""
-        self._on_asked()
+        self.asked()
         if self._reading is not None:
             if self._reading.is_alive():
                 return None

@@ -131,6 +131,8 @@ def process(
                 log.warning("waiting for the database: %s", error)
                 tell("waiting", {"reason": str(error)})
             away = True
+        if watch is not None:
+            watch.asked()
         if stop.wait(BACK_OFF_S[min(attempt, len(BACK_OFF_S) - 1)]):
             return
         attempt += 1

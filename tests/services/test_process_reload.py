@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from park.errors import InputError
 from park.model import Park
 from processing import succession
 from processing.cycle import process
+from tests.processing.parks import works
 from tests.processing.simulated import START
 from tests.services.test_process_cycle import Cycle, Feed, query
 
@@ -23,10 +25,14 @@ class Watch:
     def __init__(self) -> None:
         self.park: Park | None = None
         self.said: list[tuple[str, str]] = []
+        self.times_asked = 0
 
     def take(self) -> Park | None:
         park, self.park = self.park, None
         return park
+
+    def asked(self) -> None:
+        self.times_asked += 1
 
     def accept(self, line: str) -> None:
         self.said.append(("applied", line))
@@ -87,6 +93,16 @@ def test_a_changed_park_holds_from_the_next_boundary_on_and_results_say_so(postg
     ((result, line),) = cycle.watch.said
     assert result == "applied"
     assert line.startswith("windows from now on are those of ")
+
+
+def test_processing_lives_while_it_waits_for_its_database(tmp_path: Path) -> None:
+    cycle = Watched(works(), f"host={tmp_path} dbname=nowhere", RunClock(time.time(), START, 1.0))
+    cycle.wait(lambda: any(state == "waiting" for state, _ in cycle.said))
+    deadline = time.monotonic() + 20
+    while cycle.watch.times_asked < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    cycle.end()
 
 
 def test_windows_of_another_length_begin_at_the_boundary(postgres_dsn: str, feed: Feed) -> None:
