@@ -16,10 +16,10 @@ EXCERPT = 200           # characters of a rejected payload that are logged
 
 
 class Kept(NamedTuple):
-    """Something that is kept as the bytes of a message, to be read again, and logged in words."""
+    """Something that is kept as the bytes of a message, to be read again, and logged in its own words."""
 
     payload: bytes
-    text: str
+    what: object
 
 
 class Rejections:
@@ -81,6 +81,6 @@ def excerpt(what: object) -> str:
     if isinstance(what, bytes):
         text = what[: 4 * EXCERPT].decode("utf-8", "backslashreplace")
     else:
-        text = what.text if isinstance(what, Kept) else repr(what)
+        text = str(what.what) if isinstance(what, Kept) else repr(what)
     line = "".join(char if char.isprintable() else "\ufffd" for char in text[: EXCERPT + 1])
     return line if len(line) <= EXCERPT else f"{line[:EXCERPT]}..."

@@ -20,7 +20,7 @@ from collector.times import micros, moment
 from park.errors import StoreError
 from park.store.completeness import MeterMarkRow, SourceMarkRow, write_marks
 from park.store.connection import connect, where
-from park.store.dead_letters import DeadLetter, insert_dead_letters
+from park.store.dead_letters import DeadLetter, hurry, insert_dead_letters
 from park.store.readings import ReadingBatch, ReadingWriter, WriteResult
 
 _Result = TypeVar("_Result")
@@ -158,6 +158,7 @@ class CollectorStore:
         is_unsure, self._unsure_of_letters = self._unsure_of_letters, True
 
         def insert(conn: psycopg.Connection) -> None:
+            hurry(conn)
             there = set(conn.execute(_LATEST_LETTERS, [len(letters)]).fetchall()) if is_unsure else set()
             missing = [letter for letter in letters if (letter.received_at, letter.reason) not in there]
             insert_dead_letters(conn, missing, most)

@@ -180,7 +180,7 @@ class Readings:
 
     def _reject(self, message: Message, reason: str, metric: Any, of: Known | None, place: int | None = None) -> None:
         subject = message.topic if place is None else f"{message.topic} ({self.ids[place]})"
-        self._rejections.add(self._source, subject, reason, Kept(alone(metric, of, message.payload), str(metric)))
+        self._rejections.add(self._source, subject, reason, Kept(alone(metric, of, message.payload), metric))
 
 
 def alone(metric: Any, of: Known | None, payload: Any) -> bytes:

@@ -76,9 +76,14 @@ class Which:
     reason: str | None = None
 
 
+def hurry(conn: psycopg.Connection) -> None:
+    """Let the transaction give up early where somebody holds the table."""
+    conn.execute(_HURRY)
+
+
 def insert_dead_letters(conn: psycopg.Connection, letters: Sequence[DeadLetter], keep: int) -> None:
     """Store letters, and forget the oldest beyond the latest `keep`; to be called in a transaction."""
-    conn.execute(_HURRY)
+    hurry(conn)
     with conn.cursor() as cursor, cursor.copy(_COPY) as copy:
         copy.set_types(_TYPES)
         for letter in letters:

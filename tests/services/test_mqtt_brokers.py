@@ -18,6 +18,7 @@ from collector.backoff import Backoff
 from collector.batches import Batches
 from collector.mqtt.broker import broker_of, brokers_of
 from collector.mqtt.client import MqttSource
+from collector.mqtt.listen import listen
 from collector.mqtt.payload import Topics, rules_of
 from collector.register import register_of
 from collector.rejections import Rejections
@@ -26,10 +27,11 @@ from collector.sparkplug.host import Host
 from collector.status import SourceStatus
 from park.brokers import MqttBroker, Tls
 from park.clock import REAL_TIME
-from park.errors import InputError
+from park.errors import BrokerError, InputError
 from park.model import Park
 from park.secret import Secret
 from simulators.sparkplug_wire import DOUBLE, INT64, Metric, payload
+from symbiosis.services import default_broker
 from tests.collector.running import at, collecting, meter, mqtt, park_of, rows, until, until_stored
 from tests.fixtures import broker as brokers
 from tests.fixtures.authority import Authority
@@ -98,6 +100,29 @@ async def test_both_sides_show_certificates(authority, port, tmp_path, postgres_
               key_password=Secret(env="KEY_SECRET") if password else None)
     with mosquitto(tmp_path, over_tls(authority, port, more="require_certificate true")) as broker:
         await stores(of_broker(f"mqtts://127.0.0.1:{port}", tls=tls, version="5"), broker, postgres_dsn)
+
+
+@needs_mosquitto
+async def test_without_an_entry_the_authorities_of_the_system_are_trusted(
+    authority, port, tmp_path, postgres_dsn, monkeypatch
+):
+    url = f"mqtts://127.0.0.1:{port}"
+    with mosquitto(tmp_path, over_tls(authority, port)) as broker:
+        with pytest.raises(BrokerError, match="certificate verify failed"):
+            await asyncio.to_thread(listen, broker_of(url, "P"), seconds=0.2)
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+        async with publishing(broker) as publisher:
+            await publisher.send("plant/FT1", ["1.5"], retain=True)
+            offer = await asyncio.to_thread(listen, broker_of(url, "P"), seconds=0.5)
+            assert [found.names for found in offer.found] == [["plant.FT1", "plant.FT1"]]
+            async with collecting(park_of(mqtt("FT1", paths={})), postgres_dsn, broker=url):
+                await publisher.send("plant/FT1", ["3.6"])
+                await until_stored(postgres_dsn, 1)
+
+
+def test_a_park_with_brokers_needs_no_other():
+    assert default_broker(of_broker("mqtt://h")) == ""
+    assert default_broker(park_of(mqtt("FT1"))).startswith("mqtt://127.0.0.1")
 
 
 @needs_mosquitto
