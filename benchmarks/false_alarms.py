@@ -76,8 +76,8 @@ def _simulated(estimator: Estimator, sim: Simulated, dead: bool) -> str:
             detector.rows_of(detector.leaking))
         events += len(detector.step(estimate, np.zeros(len(estimator.table), dtype=np.bool_)))
         if k >= 6:
-            lasting = np.where(seen[-1].believed, abs(gross_errors._lasting(detector._recent)), 0.0)
-            limit = detector.limits(seen[-1])
+            lasting = np.where(seen[-1].believed, abs(detector._memory.lasting(by_change=True, long=False)), 0.0)
+            limit = detector.limits(seen[-1], gross_errors._Look(True, False))
             ratio = max(ratio, float((lasting / limit).max()))
             floor = max(floor, float(lasting[limit == gross_errors.CHANGE].max(initial=0.0)))
         del seen[:-1]

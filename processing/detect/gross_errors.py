@@ -3,15 +3,16 @@
     Estimate ──► adjustments against their baseline ──► lasting beyond the limit? ──► whose pattern is it? ──► event
                  (baseline.py), leaks (imbalance.py)                                  else: nobody is named
 
-Two findings, both by the generalised likelihood ratio test (for one bias that is the measurement test), both only
-where they last for `PERSISTENCE` windows:
+Two findings, both by the generalised likelihood ratio test (for one bias that is the measurement test), both on means
+that last, over few windows and over many (memory.py):
 
-- *beyond u95*: the statistic is larger than honest meters of this park show in `FALSE_ALARMS` of all parks;
-- *change*: the mean innovation of the last windows is larger than `CHANGE`, and than its own std allows.
+- *beyond u95*: the mean statistic is larger than honest meters of this park show in `FALSE_ALARMS` of all parks;
+- *change*: the mean innovation is larger than `CHANGE`, and than its own std allows.
 
-Limits. Under honest meters a statistic is standard normal. With n tests (meters and leaks) Bonferroni's bound gives the
-first limit, z(FALSE_ALARMS / n): that is a probability for ever, since systematic errors stay. The mean innovation of
-the last N = `PERSISTENCE` windows against a baseline of m windows has the variance
+Limits. Under honest meters a statistic is standard normal, and of its variance the noise averages out: the mean over N
+windows has 1 - noise (1 - 1 / N). With n tests (meters and leaks, both horizons) Bonferroni's bound gives the first
+limit, z(FALSE_ALARMS / n) of its roots: that is a probability for ever, since systematic errors stay. The mean
+innovation of N windows against a baseline of m windows has the variance
 
     noise (1 / N + 1 / m) + 2 drift
 
@@ -41,7 +42,8 @@ Here: those verdicts. The main path enters at `GrossErrors.step`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -51,10 +53,11 @@ from park.model import Park
 from processing.detect.baseline import Baseline, Judged
 from processing.detect.events import Change, Closed, Opened
 from processing.detect.imbalance import JudgedLeaks, LeakTests
+from processing.detect.memory import LONG, PERSISTENCE, Memory
 from processing.detect.suspicion import Finding, Teller
 from processing.equations import NONE
 from processing.estimate import VARIANCE_FLOOR, Estimate
-from processing.meters import Bools, Floats
+from processing.meters import Bools, Floats, Ints
 from processing.plan import Plan
 
 FALSE_ALARMS = 1e-3
@@ -65,9 +68,6 @@ CHANGE = 2.5
 errors are shares of the reading, the balances mix them) is in no formula; where noise and drift are small it stayed
 below 1.5 in the reference park (`python -m benchmarks.false_alarms`)."""
 
-PERSISTENCE = 3
-"""Windows that a finding must last, and be gone."""
-
 EXPLAINED = 0.5
 """Share of the largest statistic that a single error may leave unexplained in any other."""
 
@@ -75,8 +75,17 @@ SAME = 0.95
 """Correlation of tests above which two errors cannot be told apart: the difference of their statistics then has a std
 of 0.3, a tenth of what is found."""
 
-LEAST_NOISE = 0.05
-"""std of a statistic's window-to-window noise at least: no meter repeats itself exactly."""
+BACK = 0.5
+"""Share of the limit below which an error is over."""
+
+NO_SYSTEMATIC = 0.98
+"""Share of noise in a meter's variance from which on nothing of its error stays: levels, whose errors telescope."""
+
+TRIED = 12
+"""Tests whose patterns are tried at most."""
+
+HORIZONS = (False, True)
+"""Few windows, many windows: what is found soon is named first."""
 
 DAY_S = 86400.0
 
@@ -97,13 +106,21 @@ class _Tests:
     sharpness: Floats
 
 
+@dataclass(frozen=True)
+class _Look:
+    """A way of looking: against the baseline or against what u95 allow, over few windows or many."""
+
+    by_change: bool
+    long: bool
+
+
 @dataclass
 class _Open:
-    """An event under way: since when, by which finding, against which limit, and the meters of its class."""
+    """An event under way: since when, by which look, below what it is over, and the meters of its class."""
 
     since_us: int
-    by_change: bool
-    limit: float
+    look: _Look
+    back: float
     members: list[int] = field(default_factory=list)
     taken_out: bool = True
 
@@ -126,13 +143,10 @@ class GrossErrors:
         n = self._n + len(self._leaks)
         self._suspectable = np.array(
             [not m.never_suspect for m in park.meters] + [True] * len(self._leaks), dtype=np.bool_)
-        self.beyond = _limit(n)
-        self._per_std = _limit(n * max(DAY_S / park.park.window_s, 1.0))
-        self._learn = min(1.0 / PERSISTENCE, park.park.window_s / 3600.0)
-        self._seen: Floats = np.zeros(n)
-        self._noise: Floats = np.zeros(n)               # variance of the innovation from window to window, as shown
-        self._recent: Floats = np.full((PERSISTENCE, n), np.nan)    # innovations, newest last
-        self._beyond: Floats = np.full((PERSISTENCE, n), np.nan)    # statistics, newest last
+        looks = n * len(HORIZONS)
+        self.beyond = _limit(looks)
+        self._per_std = _limit(looks * max(DAY_S / park.park.window_s, 1.0))
+        self._memory = Memory(n, park.park.window_s)
         self._open: dict[int, _Open] = {}
 
     # -- what follows for the balances ----------------------------------------------------------------------------
@@ -173,15 +187,15 @@ class GrossErrors:
         judged = self._baseline.judge(estimate)
         leaks = self._leaks.judge(estimate, judged, self._baseline)
         tests = self._tests(estimate, judged, leaks)
-        self._recent = np.vstack([self._recent[1:], tests.innovation])
-        self._beyond = np.vstack([self._beyond[1:], tests.statistic])
+        self._memory.add(tests.innovation, tests.statistic, tests.noise, self._open)
         changes: list[Change] = self._returned(estimate)
-        for by_change in (True, False):
-            opened = self._named(by_change, tests, judged, leaks, estimate, doubtful)
+        for long, by_change in product(HORIZONS, (True, False)):
+            opened = self._named(_Look(by_change, long), tests, judged, leaks, estimate, doubtful)
             if opened is not None:
                 changes.append(opened)
                 break
-        self._learn_noise(tests)
+        if changes:
+            self._memory.forget()
         held = doubtful.copy()
         held[[m for k, entry in self._open.items() for m in (k, *entry.members) if m < self._n]] = True
         self._baseline.learn(judged, held)
@@ -198,61 +212,86 @@ class GrossErrors:
             np.concatenate([believed, closed & ~np.isnan(leaks.statistic)]),
             np.concatenate([_sharpness(judged), np.ones(len(self._leaks))]))
 
-    def _learn_noise(self, tests: _Tests) -> None:
-        """Learn how much the innovations differ from one window to the next."""
-        change = 0.5 * np.square(self._recent[-1] - self._recent[-2])
-        learned = ~np.isnan(change)
-        learned[list(self._open)] = False
-        self._seen[learned] += 1
-        known = np.maximum(np.maximum(self._noise, np.nan_to_num(tests.noise)), LEAST_NOISE**2)
-        capped = np.minimum(change, 9.0 * known)
-        rate = np.maximum(self._learn, 1.0 / np.maximum(self._seen, 1.0))
-        self._noise[learned] += (rate * (capped - self._noise))[learned]
+    def limits(self, tests: _Tests, look: _Look) -> Floats:
+        """Return what a lasting mean must exceed, shape (n_tests,)."""
+        std = self._std(tests, look)
+        return np.asarray(np.maximum(CHANGE, self._per_std * std) if look.by_change else self.beyond * std)
 
-    def limits(self, tests: _Tests) -> Floats:
-        """Return what the mean innovation must exceed, shape (n_tests,)."""
-        known = self._baseline.known
-        share = self._baseline.share
+    def _std(self, tests: _Tests, look: _Look) -> Floats:
+        """Return the std of the lasting means of honest meters, shape (n_tests,)."""
+        of_mean = self._memory.share(long=look.long)
+        if not look.by_change:
+            noise = np.clip(np.nan_to_num(tests.noise), 0.0, 1.0)
+            return np.asarray(np.sqrt(1.0 - noise * (1.0 - of_mean)), dtype=np.float64)
+        known, share = self._baseline.known, self._baseline.share
         youngest = float(share[known].max()) if known.any() else 1.0
         shares = np.concatenate([share, np.full(len(self._leaks), youngest)])
-        noise = np.maximum(np.maximum(self._noise, np.nan_to_num(tests.noise)), LEAST_NOISE**2)
-        std = np.sqrt(noise * (1.0 / PERSISTENCE + shares) + 2.0 * np.nan_to_num(tests.drift))
-        return np.maximum(CHANGE, self._per_std * std)
+        variance = self._memory.noise(tests.noise) * (of_mean + shares) + 2.0 * np.nan_to_num(tests.drift)
+        return np.asarray(np.sqrt(variance), dtype=np.float64)
 
     # -- naming ---------------------------------------------------------------------------------------------------
 
     def _named(
-        self, by_change: bool, tests: _Tests, judged: Judged, leaks: JudgedLeaks, estimate: Estimate, doubtful: Bools
+        self, look: _Look, tests: _Tests, judged: Judged, leaks: JudgedLeaks, estimate: Estimate, doubtful: Bools
     ) -> Opened | None:
         """Name the one error that explains what the balances contradict, if there is one."""
-        lasting = _lasting(self._recent if by_change else self._beyond)
-        limits = self.limits(tests) if by_change else np.full(len(lasting), self.beyond)
+        lasting = self._memory.lasting(by_change=look.by_change, long=look.long)
+        limits = self.limits(tests, look)
         sharp = np.where(tests.believed, lasting * tests.sharpness, 0.0)
-        first = int(np.argmax(abs(sharp)))
-        pattern = self._pattern(first, judged, leaks, estimate, tests.believed)
-        if abs(sharp - pattern * sharp[first]).max() > EXPLAINED * abs(sharp[first]):
+        std = self._std(tests, look) if look.long else np.ones(len(sharp))
+        best: tuple[float, int, Floats] | None = None
+        for first in self._candidates(lasting, limits, sharp, look):
+            tried = self._pattern(first, judged, leaks, estimate, tests.believed)
+            left = float((abs(sharp - tried * sharp[first]) / std).max())
+            if left <= EXPLAINED * abs(sharp[first]) / std[first] and (best is None or left < best[0]):
+                best = left, first, tried
+        if best is None:
             return None
+        _, first, pattern = best
         known = self._baseline.known
         ready = np.concatenate([known & ~doubtful, np.full(len(self._leaks), known.any())])
         same = np.flatnonzero((abs(pattern) > SAME) & tests.believed & self._suspectable)
         meters, nodes = same[same < self._n], same[same >= self._n]
         if self._teller.is_one_exchange(meters) or any(test in self._open for test in same.tolist()):
             return None
-        meters = meters[np.argsort(-judged.spread[meters], kind="stable")]
+        meters = self._likeliest(meters, judged, estimate, look)
         nodes = nodes[np.argsort(-abs(sharp[nodes]), kind="stable")]
         chosen = next(iter((*meters.tolist(), *nodes.tolist())), None)
-        if chosen is None or not ready[chosen] or abs(lasting[chosen]) <= limits[chosen]:
+        speaks = first if look.long else chosen      # of a class whose statistics are floored, one that is less so
+        if chosen is None or speaks is None or not ready[chosen] or abs(lasting[speaks]) <= limits[speaks]:
             return None
+        statistic = abs(float(lasting[speaks])) * float(np.sign(lasting[chosen]))
         finding = Finding(
-            chosen, by_change, float(lasting[chosen]), float(limits[chosen]), float(tests.sharpness[chosen]),
-            tuple(same.tolist()), pattern)
-        return self._opened(finding, judged, leaks, estimate)
+            chosen, look.by_change, statistic, float(limits[speaks]), float(sharp[chosen]), tuple(same.tolist()),
+            pattern, LONG if look.long else PERSISTENCE, float(self._std(tests, _Look(False, look.long))[speaks]))
+        back = BACK * float(limits[speaks] * abs(lasting[chosen] / lasting[speaks]))
+        return self._opened(finding, look, back, judged, leaks, estimate)
 
-    def _opened(self, finding: Finding, judged: Judged, leaks: JudgedLeaks, estimate: Estimate) -> Opened:
+    def _likeliest(self, meters: Ints, judged: Judged, estimate: Estimate, look: _Look) -> Ints:
+        """Sort the meters of a class, the likeliest first; over many windows, those without a systematic error last."""
+        said = estimate.observation
+        share = said.slot_noise[meters] / said.slot_variance[meters]
+        stays = (share < NO_SYSTEMATIC) | (not look.long)
+        return meters[np.lexsort((-judged.spread[meters], ~stays))]
+
+    def _candidates(self, lasting: Floats, limits: Floats, sharp: Floats, look: _Look) -> list[int]:
+        """Return the tests that may be the culprit's own.
+
+        Over few windows that is the one of the largest statistic. Over many, noise has averaged out of some tests and
+        not of others, so the largest proves nothing: all beyond their limits are tried, and the best explanation wins.
+        """
+        if not look.long:
+            return [int(np.argmax(abs(sharp)))]
+        beyond = np.flatnonzero((abs(lasting) > limits) & (sharp != 0.0))
+        return [int(k) for k in beyond[np.argsort(-abs(lasting[beyond] / limits[beyond]), kind="stable")][:TRIED]]
+
+    def _opened(
+        self, finding: Finding, look: _Look, back: float, judged: Judged, leaks: JudgedLeaks, estimate: Estimate
+    ) -> Opened:
         since = estimate.end_us - PERSISTENCE * (estimate.end_us - estimate.start_us)
         meters = [m for m in finding.members if m < self._n]
         self._open[finding.test] = _Open(
-            since, finding.by_change, finding.limit, meters, finding.test >= self._n or len(meters) == 1)
+            since, look, back, meters, finding.test >= self._n or len(meters) == 1)
         return self._teller.opened(finding, since, judged, leaks, estimate)
 
     def _pattern(
@@ -280,8 +319,8 @@ class GrossErrors:
         """Close the events of what agrees with the balances again."""
         changes: list[Change] = []
         for test, entry in list(self._open.items()):
-            recent = (self._recent if entry.by_change else self._beyond)[:, test]
-            agrees = not np.isnan(recent).any() and (abs(recent) < 0.5 * entry.limit).all()
+            agrees = self._memory.is_within(
+                test, entry.back, by_change=entry.look.by_change, long=entry.look.long)
             if agrees or self._is_over(test, estimate):
                 del self._open[test]
                 lasted = PERSISTENCE if agrees else 1
@@ -302,37 +341,23 @@ class GrossErrors:
         """Return the state for the store, by test."""
         keys = self._teller.keys
         return {
-            "baseline": self._baseline.as_json(),
-            "tests": {key: [self._seen[k], self._noise[k], _plain(self._recent[:, k]), _plain(self._beyond[:, k])]
-                      for k, key in enumerate(keys)},
-            "open": {keys[k]: [entry.since_us, entry.by_change, entry.limit, [keys[m] for m in entry.members],
+            "baseline": self._baseline.as_json(), "tests": self._memory.as_json(keys),
+            "open": {keys[k]: [entry.since_us, list(astuple(entry.look)), entry.back, [keys[m] for m in entry.members],
                                entry.taken_out] for k, entry in self._open.items()}}
 
     def restore(self, stored: Mapping[str, Any]) -> None:
         """Take up the state that `as_json` wrote; what the park no longer has is forgotten."""
         self._baseline.restore(stored["baseline"])
+        self._memory.restore(stored["tests"], self._teller.keys)
         at = {key: k for k, key in enumerate(self._teller.keys)}
-        for key, (seen, noise, recent, beyond) in stored["tests"].items():
-            if key in at:
-                self._seen[at[key]], self._noise[at[key]] = seen, noise
-                self._recent[:, at[key]] = [np.nan if v is None else v for v in recent]
-                self._beyond[:, at[key]] = [np.nan if v is None else v for v in beyond]
         self._open = {
-            at[key]: _Open(since, by_change, limit, [at[m] for m in members if m in at], taken_out)
-            for key, (since, by_change, limit, members, taken_out) in stored["open"].items() if key in at}
+            at[key]: _Open(since, _Look(*look), back, [at[m] for m in members if m in at], taken_out)
+            for key, (since, look, back, members, taken_out) in stored["open"].items() if key in at}
 
 
 def _limit(tests: float) -> float:
     """Return what standard normal statistics exceed in `FALSE_ALARMS` of all cases, so many together (Bonferroni)."""
     return float(-ndtri(0.5 * FALSE_ALARMS / max(tests, 1.0)))
-
-
-def _lasting(recent: Floats) -> Floats:
-    """Return the mean of the last windows where all have one sign and none is below half of it; else 0."""
-    with np.errstate(invalid="ignore"):
-        mean = recent.mean(axis=0)
-        steady = (np.sign(recent) == np.sign(mean)).all(axis=0) & (abs(recent) > 0.5 * abs(mean)).all(axis=0)
-    return np.where(steady & ~np.isnan(mean), mean, 0.0)
 
 
 def _sharpness(judged: Judged) -> Floats:
@@ -345,7 +370,3 @@ def _sharpness(judged: Judged) -> Floats:
     with np.errstate(invalid="ignore"):
         sharp = np.sqrt(np.maximum(spread, VARIANCE_FLOOR) / spread)
     return np.asarray(np.nan_to_num(sharp))
-
-
-def _plain(values: Floats) -> list[float | None]:
-    return [None if np.isnan(v) else float(v) for v in values]

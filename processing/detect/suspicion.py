@@ -41,22 +41,26 @@ class Finding:
     by_change
         Against its baseline; else beyond what u95 allows.
     statistic, limit
-        The lasting statistic, and what it had to exceed.
-    sharpness
-        What frees the statistic from its floor.
+        The lasting statistic, and what it had to exceed; of the member of its class that shows it best.
+    sharp
+        The same statistic without its floor.
     members
         All tests of its class, itself among them.
     pattern
         Correlation of every test with it, shape (n_tests,).
+    windows, std
+        Over how many it was found, and the std that the mean statistic of a meter without bias has over so many.
     """
 
     test: int
     by_change: bool
     statistic: float
     limit: float
-    sharpness: float
+    sharp: float
     members: tuple[int, ...]
     pattern: Floats
+    windows: int
+    std: float
 
 
 class Teller:
@@ -114,7 +118,7 @@ class Teller:
         unit = conversion(meter.unit)
         slope = float(estimate.observation.slope[m]) * unit.scale
         per_std = float(judged.std[m] / np.sqrt(judged.spread[m])) / slope
-        bias, reading = finding.statistic * finding.sharpness * per_std, float(estimate.means.value[m])
+        bias, reading = finding.sharp * per_std, float(estimate.means.value[m])
         rate = _rate(meter)
         share = "" if unit.offset or not reading else f" ({100.0 * bias * unit.scale / reading:+.1f} %)"
         finding_text = "than it used to, against the balances" if finding.by_change else (
@@ -124,7 +128,8 @@ class Teller:
             f"{meter.id} reads {abs(bias):.4g} {rate}{share} {'more' if bias > 0 else 'less'} {finding_text}"
             + self._others(finding),
             finding.statistic, finding.limit,
-            evidence={**self._evidence(finding), "bias": bias, "bias_u95": U95 * abs(per_std), "unit": rate})
+            evidence={**self._evidence(finding), "bias": bias, "unit": rate,
+                      "bias_u95": U95 * abs(per_std) * finding.std})
 
     def _leak(self, finding: Finding, since_us: int, leaks: JudgedLeaks) -> Opened:
         """Tell a leaking node."""
@@ -137,7 +142,7 @@ class Teller:
             f"{node.id} loses {size:.4g} {unit} of {leak.quantity} more {than}" if size > 0 else
             f"{node.id} gains {-size:.4g} {unit} of {leak.quantity} more {than}: a flow is missing in the park",
             finding.statistic, finding.limit, self.aspect(finding.test),
-            {**self._evidence(finding), "size": size, "size_u95": U95 * float(leaks.std[k]), "unit": unit,
+            {**self._evidence(finding), "size": size, "size_u95": U95 * float(leaks.std[k]) * finding.std, "unit": unit,
              "quantity": leak.quantity})
 
     def _evidence(self, finding: Finding) -> dict[str, object]:
@@ -145,7 +150,7 @@ class Teller:
         members = [self.subject(test) for test in (finding.test, *(t for t in finding.members if t != finding.test))]
         return {
             "finding": FINDINGS[finding.by_change], "statistic": finding.statistic, "limit": finding.limit,
-            "class": [name for kind, name in members if kind == BIAS],
+            "windows": finding.windows, "class": [name for kind, name in members if kind == BIAS],
             "class_nodes": list(dict.fromkeys(name for kind, name in members if kind == LEAK)),
             "taken_out": sum(kind == BIAS for kind, _ in members) <= 1,
             "next_likely": self._next(finding)}

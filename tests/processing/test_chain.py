@@ -104,6 +104,23 @@ def test_bias_that_no_balance_can_place_is_a_mismatch_alone():
     assert [(kind, subject) for kind, subject, *_ in found] == [("volume_mismatch", "X3")]
 
 
+def test_leak_beside_a_coarse_level_is_found_over_many_windows():
+    """Steam lost at the header shows in the tank's balance alone, where one window's level says +-5 t/h."""
+    park = works()
+    document = park.model_dump(by_alias=True)
+    lost = {"id": "LK", "from": "power.header", "to": "environment", "carrier": "steam",
+            "nominal": {"value": 6, "unit": "t/h"}}
+    sim = Simulated(Park.model_validate({**document, "streams": [*document["streams"], lost]}), scenario())
+    sim.park = park
+    opened = [c for result in play(Chain(park), sim, 18) for c in result.changes if isinstance(c, Opened)]
+    found, = opened
+    assert set(found.evidence["class_nodes"]) == {"power.header", "power.feed"}
+    assert set(found.evidence["class"]) == {"FT9", "LT1"}
+    assert (found.evidence["windows"], found.evidence["taken_out"]) == (30, False)
+    assert found.evidence["bias"] == pytest.approx(5.0, abs=found.evidence["bias_u95"])     # what the balances leave it
+    assert found.evidence["bias_u95"] < 3.0
+
+
 def test_meter_that_is_never_suspect_is_never_named():
     park = works()
     trusted = park.model_copy(update={"meters": tuple(

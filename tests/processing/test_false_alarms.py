@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from processing.detect import gross_errors
-from processing.detect.gross_errors import PERSISTENCE, GrossErrors
+from processing.detect.gross_errors import GrossErrors
+from processing.detect.memory import PERSISTENCE
 from processing.estimate import Estimator
 from simulators.scenario import Scenario
 from tests.processing.drawn_errors import CleanRuns, alarms
@@ -55,8 +56,8 @@ def test_young_baseline_widens_the_limit_and_so_does_what_drifts(runs, monkeypat
     monkeypatch.setattr(detector, "_tests", lambda *a: tests.append(watched(*a)) or tests[-1])
     for k, window in enumerate(runs.windows(np.random.default_rng(0), 60)):
         detector.step(window, np.zeros(len(runs.estimator.table), dtype=np.bool_))
-        limits.append(detector.limits(tests[-1]))
-        noise = np.maximum(detector._noise, np.nan_to_num(tests[-1].noise))[: len(runs.estimator.table)]
+        limits.append(detector.limits(tests[-1], gross_errors._Look(by_change=True, long=False)))
+        noise = detector._memory.noise(tests[-1].noise)[: len(runs.estimator.table)]
         variances.append(noise * (1 / PERSISTENCE + 1 / (k + 1)))
     steady = np.flatnonzero((tests[-1].drift[: len(noise)] < 1e-6) & (variances[-1] > 1e-3))
     assert steady.size
