@@ -51,13 +51,15 @@ _INSERT_STAGED = f"""
            (extract(epoch from max(received_at)) * 1000000)::bigint
     from inserted group by source_time
 """
-# OFFSET 0 keeps the planner from joining a small batch with the whole table: one look-up by key for each row
+# OFFSET 0 keeps the planner from joining a small batch with the whole table: one look-up by key for each row. The
+# batch's span of time keeps each look-up out of the chunks of other days: 0.2 s and not 9 for 5,000 rows and 400 chunks
 _INSERT_CONFLICTS = """
     with differing as (
         select s.*, r.value as stored_value, r.status as stored_status
         from reading_staging s cross join lateral (
             select value, status from reading
-            where reading.meter = s.meter and reading.source_time = s.source_time offset 0
+            where reading.meter = s.meter and reading.source_time = s.source_time
+              and reading.source_time between %s and %s offset 0
         ) r
         where s.value is distinct from r.value or s.status <> r.status
     ), kept as (
@@ -309,7 +311,8 @@ class _Work:
             added = np.array(rows, dtype=np.int64).reshape(-1, 3)
             conflicting = 0
             if added[:, 1].sum() < len(batch):
-                counted = self._conn.execute(_INSERT_CONFLICTS).fetchone()
+                span = [instant_at(int(batch.source_us.min())), instant_at(int(batch.source_us.max()))]
+                counted = self._conn.execute(_INSERT_CONFLICTS, span).fetchone()
                 conflicting = counted[0] if counted else 0
         self._staging_used = True
         self.added.append(Added(added[:, 0], added[:, 1], added[:, 2]))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
 import time
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -15,10 +17,12 @@ from psycopg.conninfo import make_conninfo
 from park.store import connect, migrate, status
 from park.store.community import _enable_columnstore
 from park.store.editions import Edition, edition_of
-from park.store.embedded import EmbeddedPostgres
+from park.store.embedded import EmbeddedPostgres, find_binaries
 from park.store.hypertables import TIME_TABLES
+from park.store.readings import _CREATE_STAGING, _INSERT_CONFLICTS
 from park.store.retention import set_retention
 from park.store.schema import bundled_migrations
+from symbiosis.database import backup
 from symbiosis.holdings import status_lines, status_record
 from tests.fixtures.timescale import EDITIONS
 from tests.services.test_rollups import BEGAN, held_against_raw
@@ -165,6 +169,40 @@ def test_a_role_that_may_not_create_it_keeps_plain_tables(timescale_server: Embe
     found = status(dsn)
     assert found.edition.kind == "plain"
     assert "hint: TimescaleDB can be created here: symbiosis db migrate, as a role that may" in status_lines(found)
+
+
+@pytest.mark.parametrize("edition", ["timescale"], indirect=True)
+def test_a_repeated_reading_is_looked_up_in_the_chunk_of_its_day(postgres_dsn: str) -> None:
+    with connect(postgres_dsn, autocommit=True) as conn:
+        for day in range(20):
+            conn.execute("insert into reading values ('a', %s, now(), 1, 0)", [BEGAN + timedelta(days=day)])
+        conn.execute(_CREATE_STAGING.encode())
+        with conn.transaction():
+            plan = conn.execute(f"explain {_INSERT_CONFLICTS}".encode(), [BEGAN, BEGAN + timedelta(hours=1)]).fetchall()
+    chunks = {name for (line,) in plan for name in re.findall(r"_hyper_\d+_\d+_chunk", line)}
+    assert len(chunks) == 1, plan
+
+
+@pytest.mark.parametrize("edition", ["timescale"], indirect=True)
+def test_a_backup_is_restored_between_the_extensions_calls(
+    postgres_dsn: str, timescale_server: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    with connect(postgres_dsn, autocommit=True) as conn:
+        fill(conn, "ab", 1.2)
+    file = backup(postgres_dsn, tmp_path / "park.dump")
+    with connect(timescale_server.dsn, autocommit=True) as admin:
+        admin.execute("drop database if exists restored with (force)")
+        admin.execute("create database restored")
+    dsn = make_conninfo(timescale_server.dsn, dbname="restored")
+    with connect(dsn, autocommit=True) as conn:
+        conn.execute("create extension timescaledb")
+        conn.execute("select timescaledb_pre_restore()")
+    subprocess.run([find_binaries() / "pg_restore", "--dbname", dsn, file], check=True, capture_output=True)
+    with connect(dsn, autocommit=True) as conn:
+        conn.execute("select timescaledb_post_restore()")
+        assert hypertables(conn) == set(HYPERTABLES)
+        assert one(conn, "select count(*) from reading") == 2 * 1729
+    assert migrate(dsn) == []
 
 
 def test_hints_say_what_would_give_more() -> None:
