@@ -28,6 +28,7 @@ from collector.sparkplug.wire import Payload, rebirth
 from collector.times import plausible
 
 NAMESPACE = "spBv1.0"
+ANSWER_S = 5.0                      # wall; a node that lives has answered a request for its BIRTH by then
 LARGEST_PAYLOAD = 4 << 20           # bytes; a BIRTH of 10,000 metrics with metadata is about 1 MiB
 _LEVELS = (4, 5)                    # spBv1.0/GROUP/TYPE/NODE[/DEVICE]
 _OF_NODE = frozenset({"NBIRTH", "NDATA", "NDEATH"})
@@ -91,7 +92,7 @@ class Host:
 
     def due_in(self, now: float) -> float | None:
         """Return the wall seconds until `tick` has something to do; None: nothing waits."""
-        at = min((node.order.give_up_at for node in self._nodes.values()), default=math.inf)
+        at = min((min(node.order.give_up_at, node.doubt_until) for node in self._nodes.values()), default=math.inf)
         return None if math.isinf(at) else max(0.0, at - now)
 
     def take(self) -> tuple[list[Segment], list[Command]]:
@@ -133,6 +134,8 @@ class Host:
         for node in self._nodes.values():
             if now >= node.order.give_up_at:
                 self._give_up(node, now)
+            if now >= node.doubt_until:
+                self._bury(node, node.doubted_us)
 
     # -- order ------------------------------------------------------------------------------------------------------
 
@@ -140,7 +143,9 @@ class Host:
         """Apply a message when it is its turn."""
         if message.kind == "NDEATH":
             self._node_death(node, message, now)
-        elif message.kind == "NBIRTH":
+            return
+        node.doubt_until = math.inf                 # it speaks
+        if message.kind == "NBIRTH":
             self._node_birth(node, message, now)
         elif node.order.expected is None:
             self._nameless(node, message, "no BIRTH of the node is known", now)
@@ -191,18 +196,28 @@ class Host:
             self._apply(node, ready, now)
 
     def _node_death(self, node: Node, message: Message, now: float) -> None:
-        """Note that a node is dead, if it is this life that ended: its last will may come after its next birth."""
-        if node.order.expected is None or node.is_dead:
+        """Note that a node is dead, if it is this life that ended: its last will may come after its next birth.
+
+        Of a node that has said nothing yet (we were away) it may be a life before this one: it is asked.
+        """
+        if node.is_dead:
+            return
+        if node.order.expected is None:
+            self._ask(node, message.received_us, now)
+            node.doubted_us, node.doubt_until = message.received_us, now + ANSWER_S
             return
         if node.bd_seq is not None and node.bd_seq != bd_seq_of(message.payload):
             self._rejections.add(self.source, node.subject, "DEATH of an earlier life", bd_seq_of(message.payload))
             return
         if node.order.held:
             self._pass_gap(node, now)
+        self._bury(node, message.received_us)       # a will was written at the connection: its time says nothing
+
+    def _bury(self, node: Node, at_us: int) -> None:
+        """Make all meters of a node bad from an instant."""
         node.order.end()
-        node.declared, node.is_dead = {}, True
-        # a will was written at the connection: its time says nothing
-        self._readings.die(node.places, message.received_us, message.received_us)
+        node.declared, node.is_dead, node.doubt_until = {}, True, math.inf
+        self._readings.die(node.places, at_us, at_us)
         self._readings.interrupt(f"{node.subject} is dead", kept=True)
 
     def _device_death(self, node: Node, message: Message) -> None:

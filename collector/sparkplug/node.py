@@ -82,6 +82,9 @@ class Node:
         From when on a rebirth may be requested, and how long then not again [monotonic s, s].
     is_dead
         Whether a DEATH was the last that was heard.
+    doubted_us, doubt_until
+        When the DEATH of a life that is not known came [us], and until when the node may show that it lives
+        [monotonic s].
     """
 
     key: NodeKey
@@ -93,6 +96,8 @@ class Node:
     ask_at: float = -math.inf
     ask_after_s: float = REBIRTH_S
     is_dead: bool = False
+    doubted_us: int = 0
+    doubt_until: float = math.inf
 
     @property
     def subject(self) -> str:

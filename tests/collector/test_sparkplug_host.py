@@ -11,7 +11,7 @@ import pytest
 from collector.register import SPARKPLUG, register_of
 from collector.rejections import Rejections
 from collector.sparkplug import order
-from collector.sparkplug.host import Host
+from collector.sparkplug.host import ANSWER_S, Host
 from collector.sparkplug.node import REBIRTH_S
 from collector.sparkplug.order import REORDER_S
 from collector.sparkplug.readings import NO_COMMUNICATION
@@ -264,10 +264,30 @@ def test_the_death_of_an_earlier_life_kills_nobody(plant):
     assert plant.reasons == {"DEATH of an earlier life": 1}
 
 
-def test_the_death_of_a_node_that_nobody_knows_changes_nothing():
+def test_a_node_that_died_before_it_was_known_is_asked_and_bad_from_then_if_it_does_not_answer():
     plant = Plant()
     plant.hear("NDEATH", message(None, bd(7)))
-    assert (plant.rows, plant.causes) == ([], [])
+    assert (plant.rows, plant.commands) == ([], ["spBv1.0/g/NCMD/e"])
+    assert plant.host.due_in(plant.now) == pytest.approx(ANSWER_S)
+    plant.wait(1.1 * ANSWER_S)
+    assert sorted((place, ms, status) for place, ms, _, status in plant.rows) == [
+        (place, 0, NO_COMMUNICATION) for place in (FT, TT, LT)]
+    assert plant.host.due_in(plant.now) is None
+    plant.hear("NDEATH", message(None, bd(7)))
+    plant.wait(2 * ANSWER_S)
+    assert (len(plant.rows), len(plant.commands)) == (3, 1)
+
+
+@pytest.mark.parametrize("speaks", ["birth", "data"])
+def test_a_node_that_answers_is_not_dead(speaks):
+    plant = Plant()
+    plant.hear("NDEATH", message(None, bd(6)))
+    if speaks == "birth":
+        plant.born()
+    else:
+        plant.flow(2, 1.0)
+    plant.wait(2 * ANSWER_S)
+    assert all(status != NO_COMMUNICATION for *_, status in plant.rows)
 
 
 def test_a_death_comes_after_the_last_reading_whatever_its_clock_says(plant):

@@ -18,6 +18,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from collector.agent import collect
 from collector.mqtt.broker import default_client_id
+from collector.sparkplug import host
 from park.clock import REAL_TIME
 from park.errors import InputError
 from simulators.instruments import Readings
@@ -251,3 +252,19 @@ async def test_collector_and_broker_are_killed_and_what_is_not_stored_is_marked(
 def stored_since(dsn: str, when: datetime) -> list[Any]:
     """Good readings from an instant on."""
     return [row for row in rows(dsn) if row[1] >= when and row[3] == 0]
+
+
+@pytest.mark.skipif(MOSQUITTO is None, reason="iotcore keeps nothing for us at QoS 1 over our absence")
+async def test_a_node_that_dies_while_the_collector_is_away_makes_its_meters_bad(broker, postgres_dsn, monkeypatch):
+    monkeypatch.setattr(host, "ANSWER_S", 0.3)
+    with listening(broker) as (node, _):
+        async with collecting(PARK, postgres_dsn, broker=broker.url):
+            birth = [Metric(3, name="bdSeq", datatype=4), Metric(2.5, "level", 9, round(at(9).timestamp() * 1000), 10)]
+            node.publish("spBv1.0/g/NBIRTH/e", payload(1, birth, 0))
+            await until_stored(postgres_dsn, 1)
+        death = payload(1, [Metric(3, name="bdSeq", datatype=4)], None)
+        node.publish("spBv1.0/g/NDEATH/e", death, 1).wait_for_publish(5)
+    async with collecting(PARK, postgres_dsn, broker=broker.url):
+        await until_stored(postgres_dsn, 3)
+    assert [row[1:] for row in stored(postgres_dsn, "LT")] == [(2.5, 0), (None, NO_COMMUNICATION)]
+    assert [row[1:] for row in stored(postgres_dsn, "FT")] == [(None, NO_COMMUNICATION)]
