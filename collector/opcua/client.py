@@ -17,8 +17,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from asyncua import ua
 from asyncua.ua.uaerrors import UaStatusCodeError
@@ -30,7 +32,16 @@ from collector.opcua.history import Historian
 from collector.opcua.nameplates import Nameplates
 from collector.opcua.publishing import Acknowledgements, Publisher, SubscriptionEndedError
 from collector.opcua.security import Settings, settings_of
-from collector.opcua.session import FAILED, Connection, Former, cancel, connect, quiet_library, reason_of
+from collector.opcua.session import (
+    FAILED,
+    Connection,
+    ForeignSessionError,
+    Former,
+    cancel,
+    connect,
+    quiet_library,
+    reason_of,
+)
 from collector.opcua.subscribing import Subscriber, Subscription
 from collector.opcua.tags import Tag
 from collector.opcua.values import Values
@@ -44,6 +55,7 @@ __all__ = ["Endpoint", "OpcuaSource", "quiet_library"]
 
 CONNECT_S = 10.0            # connecting and subscribing 100 tags, in all; asyncua limits single steps only (its #1660)
 RATE_A_SESSION = 5000.0     # readings/s: half of what one asyncua server can publish in one session
+_MOST_HANDLES = 1 << 30     # where handles begin is drawn: two clients of one server shall not have the same
 RETRY_BAD_FIRST_S = 5.0     # nodes that the server refused
 RETRY_BAD_LONGEST_S = 60.0
 
@@ -100,7 +112,7 @@ class OpcuaSource:
         self.armed = asyncio.Event()            # every tag was asked for and answered, once
         self.backoff = backoff or Backoff()
         self.knocking = asyncio.Lock()          # one session at a time tries to connect
-        self.values = Values(endpoint.source, rejections)
+        self.values = Values(endpoint.source, rejections, secrets.randbelow(_MOST_HANDLES))
         self.batches = batches
         self.clock = clock
         self._status = status
@@ -193,6 +205,7 @@ class _Share:
         self._nameplates = Nameplates(source.endpoint.source, server.items_per_call)
         self._subscription: Subscription | None = None
         self._former: Former | None = None
+        self._started_at: datetime | None = None        # since when the server runs
         self._lost_by = ""                      # why the last connection was lost
         self._wanted = asyncio.Event()          # there are other tags than the server was asked for
         self._in_line = asyncio.Event()
@@ -247,7 +260,7 @@ class _Share:
                 connection = await connect(endpoint.url, endpoint.settings, former)
                 self._former = None
                 self._wanted.clear()
-                acknowledge = await self._take_up(connection)
+                acknowledge = await self._take_up(connection, await self._is_same_run(connection))
         except FAILED as error:
             if connection is not None:
                 await self._let_go(connection, error)
@@ -265,12 +278,28 @@ class _Share:
         if isinstance(error, UaStatusCodeError | SubscriptionEndedError):
             await connection.close()
         else:
-            self._former = await connection.leave()
+            former = await connection.leave()
+            self._former = None if isinstance(error, ForeignSessionError) else former
 
-    async def _take_up(self, connection: Connection) -> Acknowledgements:
+    async def _is_same_run(self, connection: Connection) -> bool:
+        """Return whether the server is known to run since the last connection: numbers of another run are not ours.
+
+        Raises
+        ------
+        ForeignSessionError
+            If the session that was taken up is one of another run.
+        """
+        before, self._started_at = self._started_at, await connection.started_at()
+        if connection.resumed and self._started_at != before:
+            raise ForeignSessionError("the server has begun anew")
+        return before is not None and self._started_at == before
+
+    async def _take_up(self, connection: Connection, is_same_run: bool) -> Acknowledgements:
         """Go on with the subscription of the lost connection if the server still has it, else make one."""
         subscription = self._subscription
-        if subscription is not None:
+        if subscription is not None and not is_same_run and not connection.resumed:
+            self._forget(subscription)
+        elif subscription is not None:
             try:
                 acknowledge = await self._catch_up(connection, subscription)
             except UaStatusCodeError:           # the server has begun anew, or cannot do this
@@ -283,11 +312,15 @@ class _Share:
 
     async def _begin_anew(self, connection: Connection, subscription: Subscription) -> None:
         """Forget a subscription, here and, should it be there still, at the server."""
+        self._forget(subscription)
+        with contextlib.suppress(UaStatusCodeError):
+            await connection.session.delete_subscriptions([subscription.id])
+
+    def _forget(self, subscription: Subscription) -> None:
+        """Forget a subscription, and with it whatever it held for us."""
         self._source.interrupted(self._lost_by)
         self._source.values.drop(item.handle for item in subscription.items.values())
         self._subscription = None
-        with contextlib.suppress(UaStatusCodeError):
-            await connection.session.delete_subscriptions([subscription.id])
 
     async def _catch_up(self, connection: Connection, subscription: Subscription) -> Acknowledgements:
         """Bring the subscription into this session if it is not there, and take in what was on its way."""

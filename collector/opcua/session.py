@@ -16,6 +16,7 @@ import logging
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from asyncua import Client, ua
@@ -26,6 +27,7 @@ from asyncua.ua.uaerrors import UaError
 
 from collector.opcua.decode import Published, published
 from collector.opcua.security import ServerRefusedError, Settings, secure
+from collector.times import micros
 
 REQUEST_S = 8.0             # one answer
 CLOSE_S = 2.0               # saying goodbye to a server that may be gone
@@ -34,6 +36,10 @@ CLOSE_S = 2.0               # saying goodbye to a server that may be gone
 FAILED = (OSError, TimeoutError, UaError, struct.error, ValueError, LookupError)
 TOO_MANY = (ua.StatusCodes.BadTooManyOperations, ua.StatusCodes.BadRequestTooLarge,
             ua.StatusCodes.BadEncodingLimitsExceeded, ua.StatusCodes.BadResponseTooLarge)
+
+
+class ForeignSessionError(ConnectionError):
+    """The session that was taken up is not ours: its server has begun anew, and counts from one again."""
 
 
 class ServerSession(UaSession):
@@ -117,6 +123,13 @@ class Connection:
     async def namespaces(self) -> list[str]:
         """Return the server's namespace URIs."""
         return list(await self._client.get_namespace_array())
+
+    async def started_at(self) -> datetime | None:
+        """Return since when the server runs, which tells a restart; None if it does not say."""
+        node = ua.NodeId(ua.Int32(ua.ObjectIds.Server_ServerStatus_StartTime))
+        [answer] = await self.session.read_attributes([node], ua.AttributeIds.Value)
+        started = answer.Value.Value if answer.Value is not None else None
+        return started if isinstance(started, datetime) and micros(started) > 0 else None
 
     async def close(self) -> None:
         """Close session, channel and socket, so that the server keeps no session of ours; a dead one after a while.

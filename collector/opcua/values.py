@@ -48,13 +48,15 @@ class Values:
         The server's source name.
     rejections
         Where values go that are no readings.
+    first
+        The first client handle.
     """
 
-    def __init__(self, source: str, rejections: Rejections) -> None:
+    def __init__(self, source: str, rejections: Rejections, first: int = 1) -> None:
         self._source = source
         self._rejections = rejections
         self._asked: dict[int, _Asked | None] = {}      # by client handle; None: given up, what still comes is no news
-        self._handles = itertools.count(1)
+        self._handles = itertools.count(first)
         self._said_no_source_time = False
         self.overflowed = 0
 

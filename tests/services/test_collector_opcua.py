@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import re
 import time
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import pytest
@@ -15,19 +17,12 @@ from asyncua.server.internal_server import InternalServer
 from asyncua.server.subscription_service import SubscriptionService
 from asyncua.server.uaprocessor import UaProcessor
 
-from collector.batches import Batches
 from collector.opcua import client, session, tags
-from collector.opcua.client import Endpoint, OpcuaSource
-from collector.opcua.security import Settings
 from collector.opcua.subscribing import Subscriber
-from collector.rejections import Rejections
-from collector.status import SourceStatus
 from park.clock import REAL_TIME, RunClock
 from park.errors import SourceError
-from park.servers import OpcuaServer
 from tests.collector.running import (
     INTERVAL_S,
-    PATIENCE_S,
     at,
     collecting,
     opcua,
@@ -36,6 +31,7 @@ from tests.collector.running import (
     until,
     until_stored,
 )
+from tests.collector.sourcing import sourcing
 from tests.fixtures.opcua import NAMESPACE
 from tests.fixtures.proxy import FaultProxy
 
@@ -160,7 +156,7 @@ async def test_values_that_are_no_readings_are_counted_and_stop_nothing(opcua_se
         ("FT2", at(0), 7.0, 0), ("FT2", at(1), 1.0, 0), ("FT2", at(2), 9.0, 0)]
     assert ("FT1", at(4), None, 0x80000000) in stored
     assert rows(postgres_dsn, "select rejected from collector_source") == [(4,)]
-    assert caplog.text.count("value is not a number: Item(handle=1, value='much'") == 1
+    assert len(re.findall(r"value is not a number: Item\(handle=\d+, value='much'", caplog.text)) == 1
     assert "'more'" not in caplog.text
     assert "gives no source time, its readings are kept by the server's time" in caplog.text
 
@@ -302,39 +298,44 @@ def counting(function, calls):
 @pytest.mark.parametrize("sessions", [1, 3])
 async def test_tags_come_and_go_without_touching_the_others(opcua_server, sessions):
     server = await opcua_server([f"FT{k}" for k in range(6)])
-    batches, status = Batches(), SourceStatus("opcua:x", "opcua", REAL_TIME.now)
-    settings = Settings(OpcuaServer(id="x", endpoint=server.url, sessions=sessions))
-    source = OpcuaSource(Endpoint(server.url, server.url, settings), [tag(k, k) for k in range(4)], batches, status,
-                         Rejections(), REAL_TIME)
-    running = asyncio.create_task(source.run())
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            await source.armed.wait()
-            items = server.items
-            assert len(items) == 4
-            # 0 goes, 1 asks for something else, 2 stands at another place, 3 stays, 5 comes, 9 is not there
-            await source.apply([replace(tag(1, 1), interval_s=0.05), tag(2, 8), tag(3, 3), tag(5, 5), tag(9, 9)])
-            now = server.items
-            assert {name for name in now if items.get(name) == now[name]} == {"FT2", "FT3"}
-            assert set(now) == {"FT1", "FT2", "FT3", "FT5"}
-            assert status.detail == "not collected: FT9: BadNodeIdUnknown"
-            for k in range(6):
-                await server.push(f"FT{k}", float(k), at(0))
-            got = {}
-            while len(got) < 4:
-                await batches.due()
-                for chunk in batches.take():
-                    got |= dict(zip(chunk.rows.place, chunk.rows.value, strict=True))
-                batches.committed()
-            assert got == {1: 1.0, 8: 2.0, 3: 3.0, 5: 5.0}
-            await source.apply([])
-            assert server.items == {}
-            assert status.state == "receiving"
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+    async with sourcing(server.url, [tag(k, k) for k in range(4)], sessions=sessions) as running:
+        items = server.items
+        assert len(items) == 4
+        # 0 goes, 1 asks for something else, 2 stands at another place, 3 stays, 5 comes, 9 is not there
+        await running.source.apply([replace(tag(1, 1), interval_s=0.05), tag(2, 8), tag(3, 3), tag(5, 5), tag(9, 9)])
+        now = server.items
+        assert {name for name in now if items.get(name) == now[name]} == {"FT2", "FT3"}
+        assert set(now) == {"FT1", "FT2", "FT3", "FT5"}
+        assert running.status.detail == "not collected: FT9: BadNodeIdUnknown"
+        for k in range(6):
+            await server.push(f"FT{k}", float(k), at(0))
+        assert {row[0]: row[2] for row in await running.got(4)} == {1: 1.0, 8: 2.0, 3: 3.0, 5: 5.0}
+        await running.source.apply([])
+        assert server.items == {}
+        assert running.status.state == "receiving"
     assert server.subscriptions == []
 
 
 def tag(k, place):
     return tags.Tag(place, f"FT{k}", f"ns=2;s=FT{k}", INTERVAL_S)
+
+
+async def test_ten_servers_that_come_back_together_give_data_again_within_five_seconds(opcua_server):
+    server = await opcua_server(["FT1"])        # one behind ten doors
+    async with AsyncExitStack() as stack:
+        doors = [await stack.enter_async_context(FaultProxy(server.port)) for _ in range(10)]
+        sources = [await stack.enter_async_context(sourcing(f"opc.tcp://127.0.0.1:{door.port}", [tag(1, 0)]))
+                   for door in doors]
+        await server.push("FT1", 0.0, at(0))
+        await asyncio.gather(*(source.got(1) for source in sources))
+        await server.stop()
+        await asyncio.gather(*(source.is_away() for source in sources))
+        for source in sources:
+            source.source.backoff.tries = 10    # as after a long while: the next tries are four seconds apart
+        await server.start()
+        back = time.monotonic()
+        await asyncio.gather(*(source.receives() for source in sources))
+        await server.push("FT1", 1.0, at(10))
+        await asyncio.gather(*(source.got(2) for source in sources))
+    assert time.monotonic() - back < 5.0
+    assert server.subscriptions == []
