@@ -1,8 +1,7 @@
 """Reconciliation of one window whose unbounded answer breaks a bound.
 
 Here: the search for which bounds bind, in the space of the multipliers. Not here: windows that keep their bounds by
-themselves, which never come here; bounds of unobservable streams, which nothing is computed for. The main path
-enters at `move_inside`.
+themselves, which never come here; bounds of unobservable streams (hidden.py). The main path enters at `move_inside`.
 """
 
 from __future__ import annotations
@@ -53,8 +52,6 @@ def move_inside(
 
     Notes
     -----
-    Bounds of unobservable streams are not held, and do not move others.
-
     Whatever closes the balances is x0 + P^(1/2) w and costs |w|^2 more than x0: minimise |w| subject to the bounds,
     which is least-distance programming (Lawson & Hanson 1974, ch. 23), exact after finitely many steps. Bounds enter
     when first broken, so that the problem has the size of what binds, not of the network.

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from processing.balance import inputs
+from processing.balance import hidden, inputs
 from processing.balance.bounds import move_inside
 from processing.balance.dense import DenseProjection, project
 from processing.balance.errors import BalanceError
@@ -139,7 +139,7 @@ class Network:
             right = np.broadcast_to(right, (len(windows), self.n_nodes))
         parts = [Part(self.projection(usable), members) for members, usable in self._patterns(windows)]
         reconciled = _solved(parts, windows, right, threads, _memory(out, values, windows.shape))
-        bounded = [k for part in parts for k in self.keep_inside(part, reconciled)]
+        bounded = [k for part in parts for k in self.keep_inside(part, windows, right, reconciled)]
         if values.ndim == 1 and self.bounds is None:
             self._remember(parts[0])
         return Result(values, reconciled, right, parts, bounded, self.n_nodes)
@@ -188,10 +188,12 @@ class Network:
             raise BalanceError(inputs.infinite(windows))
         return patterns_of(usable if self._all_known else usable & self._known)
 
-    def keep_inside(self, part: Part, reconciled: Floats) -> list[int]:
+    def keep_inside(self, part: Part, given: Floats, rhs: Floats | None, reconciled: Floats) -> list[int]:
         """Move the windows of one part inside the bounds, in place; return the numbers of those moved."""
         if self.bounds is None:
             return []
+        if hidden.has_hidden(self, part.projection):
+            return hidden.keep_inside(self, part, given, rhs, reconciled)
         low, high = self.bounds
         values = reconciled[part.windows]
         moved: list[int] = part.windows[((values < low) | (values > high)).any(axis=1)].tolist()

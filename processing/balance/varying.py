@@ -56,8 +56,12 @@ class _Varying:
         for members in equal_rows(np.concatenate([self.usable, self.std == 0.0], axis=1)):
             reconciled[members] = self._solve(members)
         parts = [Part(partial(self._projection, k), np.array([k])) for k in range(len(self.values))]
-        bounded = [k for k, part in enumerate(parts) if self._network(k).keep_inside(part, reconciled)]
+        bounded = [k for k, part in enumerate(parts) if self._keep_inside(k, part, reconciled)]
         return Result(self.values, reconciled, self.rhs, parts, bounded, self.rows.n_rows)
+
+    def _keep_inside(self, window: int, part: Part, reconciled: Floats) -> list[int]:
+        """Move one window inside the bounds, in place."""
+        return self._network(window).keep_inside(part, self.values, self.rhs, reconciled)
 
     def _solve(self, members: Ints) -> Floats:
         """Reconcile windows of one pattern: many together, few or badly scaled ones each with its own factors."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.optimize import linprog, lsq_linear
+from scipy.optimize import linprog, lsq_linear, minimize
 
 from processing.balance import ContradictionError, network, reconcile
 
@@ -77,3 +77,54 @@ def test_within_bounds_nothing_is_better(block):
         np.testing.assert_allclose(matrix @ values, rhs, atol=1e-8)
         assert optimality(matrix, values, measured, covariance, low, high) < 1e-7
     assert refused
+
+
+def test_pipes_without_meters_narrow_what_feeds_them():
+    """5 into two pipes of at most 2 each is 4; what each carries stays unknown."""
+    bounds = (0.0, [10.0, 2.0, 2.0])
+    result = reconcile([[1, -1, -1]], [[5.0, np.nan, np.nan], [3.0, np.nan, np.nan]], 1.0, bounds=bounds)
+    np.testing.assert_allclose(result.reconciled[:, 0], [4.0, 3.0], rtol=1e-9)
+    assert np.isnan(result.reconciled[:, 1:]).all()
+    assert result.bounded.tolist() == [0]
+    assert result.reconciled[1, 0] == reconcile([[1, -1, -1]], [3.0, np.nan, np.nan], 1.0).reconciled[0]
+    np.testing.assert_allclose(result.global_test, [1.0, 0.0], rtol=1e-9)
+    with pytest.raises(ContradictionError, match="window 0: no values within the bounds"):
+        reconcile([[1, -1, -1]], [5.0, np.nan, np.nan], 1.0, bounds=([5.0, 0.0, 0.0], [10.0, 2.0, 2.0]))
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_bounds_of_streams_that_nothing_determines(block):
+    """The determined streams are the nearest for which the others still find a place; nothing found is nearer."""
+    hidden = 0
+    for seed in range(15 * block, 15 * block + 15):
+        matrix, true, measured, covariance, low, high, _ = random_case(seed)
+        measured[np.random.default_rng(seed).random(len(true)) < 0.4] = np.nan
+        rhs, known = matrix @ true, ~np.isnan(measured)
+        seen = reconcile(matrix, measured, covariance=covariance, rhs=rhs).observable
+        if seen.all() or not known.any():
+            continue
+        hidden += 1
+        try:
+            values = reconcile(matrix, measured, covariance=covariance, rhs=rhs, bounds=(low, high)).reconciled
+        except ContradictionError:
+            bounds = list(zip(low, high, strict=True))
+            assert linprog(np.zeros(len(true)), A_eq=matrix, b_eq=rhs, bounds=bounds).status == 2
+            continue
+        close = [(x - 1e-7, x + 1e-7) if s else (a, b) for x, s, a, b in zip(values, seen, low, high, strict=True)]
+        whole = linprog(np.zeros(len(true)), A_eq=matrix, b_eq=rhs, bounds=close)
+        assert whole.status == 0  # the others find a place
+        weight = np.linalg.inv(covariance[np.ix_(known, known)])
+
+        def cost(x, known=known, given=measured, weight=weight):
+            away = (x - given)[known]
+            return away @ weight @ away
+
+        best = minimize(
+            cost,
+            whole.x,
+            bounds=list(zip(low, high, strict=True)),
+            constraints={"type": "eq", "fun": lambda x, a=matrix, b=rhs: a @ x - b},
+            options={"ftol": 1e-12, "maxiter": 300},
+        )
+        assert cost(values) <= best.fun * (1 + 1e-6) + 1e-6
+    assert hidden >= 3
