@@ -13,7 +13,7 @@ WHO = "anna:s%40cret"
 
 @pytest.mark.parametrize(("url", "address"), [
     ("mqtt://h", Address("h", 1883)), ("mqtts://h/", Address("h", 8883, tls=True)),
-    (f"mqtt://{WHO}@h:99", Address("h", 99, user="anna", password="s@cret")),
+    (f"mqtt://{WHO}@h:99", Address("h", 99, user="anna", password="s@cret")),      # pragma: allowlist secret
     ("mqtt://[::1]:7?client_id=x", Address("::1", 7, client_id="x")),
 ])
 def test_a_url_says_where_a_broker_is(url, address):

@@ -30,7 +30,7 @@ from tests.collector.running import at, opcua, park_of
 from tests.collector.sourcing import sourcing, tag
 
 SERVER_URI = "urn:tests:server"
-PASSWORD = "tests-only"
+PASSWORD = "tests-only"      # pragma: allowlist secret
 POLICIES = {
     "Basic256Sha256": ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt,
     "Aes128_Sha256_RsaOaep": ua.SecurityPolicyType.Aes128Sha256RsaOaep_SignAndEncrypt,

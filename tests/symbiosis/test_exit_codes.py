@@ -68,7 +68,7 @@ def test_a_data_folder_without_a_database_is_input(command, tmp_path, capsys):
 
 @pytest.mark.parametrize("command", WITH_A_DSN, ids=" ".join)
 def test_a_connection_string_that_is_none_is_input_and_not_repeated(command, capsys):
-    secret = "pass" + "word in words"
+    secret = "pass" + "word in words"     # pragma: allowlist secret
     code, out, err = run([*command, "--dsn", secret], capsys)
     assert (code, out) == (WRONG, "")
     assert "argument --dsn: is no connection string" in err
