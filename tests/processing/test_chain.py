@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from park.model import Park
-from processing.chain import Chain, WindowResult, in_agreement
+from processing.chain import Chain, Past, WindowResult, in_agreement
 from processing.detect.events import Closed, Opened
 from processing.detect.meter_silent import Presence
 from processing.exchanges import ExchangeFlow
@@ -87,11 +87,20 @@ def test_naming_carries_the_evidence():
     assert evidence["bias"] == pytest.approx(0.06 * 40, abs=evidence["bias_u95"])
     both = evidence["exchanges"]["X1"]
     assert both["with"] > both["without"] + both["without_u95"]
+    assert (both["settled_unit"], both["settled_by_with"], both["settled_by_without"]) == ("MWh", *["reconciled"] * 2)
+    for which in ("with", "without"):           # kW for an hour, in MWh
+        assert both[f"settled_an_hour_{which}"] == pytest.approx(both[which] / 1000.0)
+        assert both[f"settled_an_hour_{which}_u95"] == pytest.approx(both[f"{which}_u95"] / 1000.0)
     assert results[-1].taken_out == ("FT3",)
     assert next(m for m in results[-1].rows.meters if m.meter == "FT3").suspect
     flow = next(f for f in results[-1].rows.flows if (f.stream, f.side, f.quantity) == ("S1", "sender", "mass_flow"))
     assert flow.measured > flow.reconciled + 3 * flow.std       # suspects are in what was measured
     assert not next(agreed for f, agreed in results[-1].exchanges if f.exchange == "X1")
+    last = results[-1]
+    past = Past(last.taken_out, ("FT3",), last.leaking, frozenset({"X1"}))
+    again = Chain(park).revise(sim.readings, last.start_us, last.end_us, past)
+    assert (again.rows, again.exchanges, again.taken_out) == (last.rows, last.exchanges, last.taken_out)
+    assert Chain(park).revise(sim.readings, last.start_us, last.end_us).rows != last.rows
 
 
 def test_bias_that_no_balance_can_place_is_a_mismatch_alone():

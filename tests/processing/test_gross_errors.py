@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from park.model import Park
-from processing.chain import Chain, WindowResult
+from processing.chain import Chain, Past, WindowResult
 from processing.detect.events import Opened
 from processing.window import Readings
 from tests.processing.parks import flow
@@ -64,7 +64,7 @@ class Plant:
                     meter.append(m)
                     time.append(start + 5 * k * S)
                     value.append(center + share * self.rng.normal(0.0, self.std[m] * np.sqrt(0.5)))
-            readings = Readings.of(len(self.park.meters), meter, time, value)
+            self.readings = readings = Readings.of(len(self.park.meters), meter, time, value)
             presence = presence_of(readings, start, start + 20 * S, 0)
             self.results.append(self.chain.run(readings, start, start + 20 * S, presence))
 
@@ -110,6 +110,18 @@ def test_leak_is_told_from_a_bias_and_the_node_has_no_balance_while_it_lasts():
     flows = {row.stream: row.reconciled for row in inside.rows.flows if row.quantity == "mass_flow"}
     assert flows["A"] - flows["B"] == pytest.approx(0.8, abs=0.3)
     assert plant.results[-1].leaking == ()
+
+
+def test_window_with_a_leak_is_revised_with_its_balance_open():
+    plant = Plant(both_ends())
+    plant.run(10)
+    plant.run(8, leak={"a.n": 0.8})
+    plant.run(1)
+    readings, last = plant.readings, plant.results[-1]
+    assert last.leaking == ("a.n mass",)
+    again = Chain(plant.park).revise(readings, last.start_us, last.end_us, Past(leaking=last.leaking))
+    assert (again.rows, again.leaking) == (last.rows, last.leaking)
+    assert Chain(plant.park).revise(readings, last.start_us, last.end_us).rows != last.rows
 
 
 def test_biased_meter_is_told_from_a_leak():
