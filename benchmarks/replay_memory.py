@@ -61,7 +61,8 @@ def main() -> None:
                 check=True, capture_output=True, text=True).stdout.split()
             found.append([float(entry) for entry in out])
             rows, windows, seconds, megabytes = found[-1]
-            print(f"{hours * times:g} h: {rows:.0f} readings, {windows:.0f} windows, {seconds:.1f} s, {megabytes:.0f} MB")
+            print(f"{hours * times:g} h: {rows:.0f} readings, {windows:.0f} windows, {seconds:.1f} s, "
+                  f"{megabytes:.0f} MB")
     print(f"memory {found[1][3] / found[0][3]:.2f} times, time {found[1][2] / found[0][2]:.1f} times")
 
 
