@@ -11,7 +11,7 @@ import logging
 import shutil
 import sqlite3
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -62,8 +62,13 @@ class Rescued:
         return f"it is set aside as {self.aside}; {self.rows} readings of it are taken over, {lost}"
 
 
-def open_or_rescue(spool: Spool) -> Rescued | None:
-    """Open a spool and see that all of it can be read; mend it if not, and return what became of it.
+def open_or_rescue(spool: Spool) -> tuple[Mapping[str, int], Rescued | None]:
+    """Open a spool and see that all of it can be read; mend it if not.
+
+    Returns
+    -------
+    tuple
+        The latest source time [us since 1970-01-01 UTC] of each meter in it; what became of a damaged file, or None.
 
     Raises
     ------
@@ -76,10 +81,10 @@ def open_or_rescue(spool: Spool) -> Rescued | None:
         spool.open()
         if frames > spool.log_frames():
             _keep_torn_log(log)
-        spool.last_times()
+        return spool.last_times(), None
     except SpoolDamagedError as error:
-        return rescue(spool, error)
-    return None
+        rescued = rescue(spool, error)
+        return spool.last_times(), rescued
 
 
 def rescue(spool: Spool, why: SpoolDamagedError) -> Rescued:

@@ -10,7 +10,7 @@
 
 A batch is durable in the database, or in the spool while the database is away, slower than the sources, or has not yet
 what waits in the spool: so nothing newer passes it. Where neither takes it, it waits here, and the sources with it.
-Gaps and dead letters go the same two ways. What blocks runs in two threads, one for the database, one for the spool.
+Gaps and dead letters go the same two ways. What blocks is called by `durable`, in a thread for each of the two.
 The main path enters at `Writer.write`; `Writer.replay` runs beside it.
 """
 
@@ -21,20 +21,19 @@ import contextlib
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from collector.backoff import Backoff
 from collector.batches import Batches, Chunk, batch_of
 from collector.coverage import Coverage, Gap
 from collector.dead_letters import DeadLetters
+from collector.durable import Away, Database, Disk
 from collector.register import Register
 from collector.rejections import Rejections
-from collector.spool import NOTHING, Spool, SpoolDamagedError, SpoolSettings
-from collector.spool_rescue import Rescued, open_or_rescue, rescue
+from collector.spool import NOTHING, SpoolSettings
+from collector.spool_rescue import Rescued
 from collector.standing import Marks, Standing
-from collector.store import CollectorStore, SourceRow
+from collector.store import SourceRow
 from collector.times import EARLIEST_US, micros_of_seconds, moment
 from park.clock import RunClock
 from park.errors import SpoolError, StoreError
@@ -42,7 +41,6 @@ from park.store.dead_letters import DeadLetter
 from park.store.readings import ReadingBatch, WriteResult
 
 _logger = logging.getLogger(__name__)
-_Result = TypeVar("_Result")
 
 PATIENCE_S = 2.0            # a database that has not committed a batch by then is away; its answer may still come
 REPLAY_ROWS = 50_000        # written at once from the spool: a COPY of so many rows runs at its full rate
@@ -62,31 +60,6 @@ class Inflow:
     rejections: Rejections
     clock: RunClock
     standing: Standing
-
-
-class Away:
-    """Whether something is away, said once a change."""
-
-    def __init__(self, on_change: Callable[[], None]) -> None:
-        self.detail: str | None = None      # why; None while it is there
-        self._on_change = on_change
-
-    def __bool__(self) -> bool:
-        return self.detail is not None
-
-    def since(self, detail: str, said: str) -> None:
-        """Note that it is away."""
-        if self.detail is None:
-            _logger.warning(said, detail)
-            self.detail = detail
-            self._on_change()
-
-    def over(self, said: str, *values: object) -> None:
-        """Note that it is there."""
-        if self.detail is not None:
-            _logger.info(said, *values)
-            self.detail = None
-            self._on_change()
 
 
 class Writer:
@@ -110,20 +83,15 @@ class Writer:
         self, dsn: str, inflow: Inflow, spool: SpoolSettings | None, *, on_durable: Callable[[Chunk], None],
         on_change: Callable[[], None],
     ) -> None:
-        self.database, self.disk = Away(on_change), Away(on_change)
-        self._unmarked = Away(lambda: None)
         self.is_held_back = False           # neither takes what came
         self._in = inflow
         self._on_durable = on_durable
-        self._store = CollectorStore(dsn)
-        self._store_thread = ThreadPoolExecutor(1, "collector-store")
-        self._store_turn = asyncio.Lock()
+        self._database = Database(dsn, on_change)
+        self._disk = Disk(spool, on_change, self._mark_lost) if spool else None
+        self._unmarked = Away(lambda: None)
         self._letters_turn = asyncio.Lock()
-        self._spool = Spool(spool) if spool else None
-        self._spool_thread = ThreadPoolExecutor(1, "collector-spool")
         inflow.standing.spooled_rows = lambda: self.spooled_rows
         self._sources = dict(zip(inflow.register.ids, inflow.register.source, strict=True))
-        self._gaps_there: dict[str, Gap] = {}       # in the spool, by key
         self._asked = asyncio.Event()               # the database was asked once how things stand
         self._resumed = asyncio.Event()
         self._spooled = asyncio.Event()             # something waits in the spool
@@ -138,13 +106,13 @@ class Writer:
     @property
     def away(self) -> dict[str, str]:
         """What is away, and why."""
-        return {name: away.detail for name, away in ((DATABASE, self.database), (SPOOL, self.disk))
-                if away.detail is not None}
+        places = {DATABASE: self._database.away, SPOOL: self._disk.away if self._disk else None}
+        return {name: away.detail for name, away in places.items() if away is not None and away.detail is not None}
 
     @property
     def spooled_rows(self) -> int:
         """Readings that wait in the spool."""
-        return self._spool.rows if self._spool else 0
+        return self._disk.spool.rows if self._disk else 0
 
     async def open(self) -> None:
         """Open the spool, mend it if need be, and take over what an earlier collector left there.
@@ -154,29 +122,24 @@ class Writer:
         SpoolError
             If the folder cannot be used.
         """
-        if self._spool is None:
+        if self._disk is None:
             return
-        rescued = await self._in_thread(self._spool_thread, functools.partial(open_or_rescue, self._spool))
-        last = await self._in_spool(self._spool.last_times)
-        gaps = await self._in_spool(self._spool.gaps)
-        self._gaps_there = {gap.key: gap for gap in gaps}
+        last_us, gaps = await self._disk.open()
         self._in.coverage.inherit(gaps)
-        self._mark_lost(rescued)
         places = {name: place for place, name in enumerate(self._in.register.ids)}
         self._in.coverage.resume(
-            {places[name]: us for name, us in last.items() if name in places and us >= self._since_us},
+            {places[name]: us for name, us in last_us.items() if name in places and us >= self._since_us},
             [gap for gap in gaps if gap.ended_us is None and not gap.withdrawn], NOT_RUNNING)
-        if not self._spool.is_empty:
-            _logger.info("%d readings wait in the spool %s", self._spool.rows, self._spool.settings.folder)
+        spool = self._disk.spool
+        if not spool.is_empty:
+            _logger.info("%d readings wait in the spool %s", spool.rows, spool.settings.folder)
             self._spooled.set()
 
     def close(self) -> None:
         """Let database and spool go; what runs in their threads is waited for."""
-        self._store_thread.shutdown(wait=True)
-        self._spool_thread.shutdown(wait=True)
-        self._store.close()
-        if self._spool is not None:
-            self._spool.close()
+        self._database.close()
+        if self._disk is not None:
+            self._disk.close()
 
     # -- what comes -------------------------------------------------------------------------------------------------
 
@@ -206,8 +169,8 @@ class Writer:
             self._moved.clear()
             await _within(backoff.next(), self._moved)
         self.is_held_back = False
-        if self._spool is not None and self._spool.is_empty:
-            self.disk.over("the spool is not needed any more")
+        if self._disk is not None and self._disk.spool.is_empty:
+            self._disk.away.over("the spool is not needed any more")
 
     async def _to_database(self, batch: ReadingBatch) -> bool:
         """Write a batch into the database, if it is its turn; return whether it is there."""
@@ -215,7 +178,7 @@ class Writer:
             return False
         job = self._commit_under_way or asyncio.create_task(self._commit(batch), name="commit")
         self._commit_under_way = job
-        await asyncio.wait({job}, timeout=PATIENCE_S if self._spool else None)
+        await asyncio.wait({job}, timeout=PATIENCE_S if self._disk else None)
         if not job.done():
             self._say_away(f"it has not committed for {PATIENCE_S:g} s")
             return False
@@ -224,17 +187,15 @@ class Writer:
 
     def _is_turn_of_newest(self) -> bool:
         """Whether nothing older waits, and the database keeps up with the sources."""
-        if self._spool is None:
+        if self._disk is None:
             return True
-        return not self._spool.batches and (not self._in.batches.is_crowded or bool(self.disk))
+        return not self._disk.spool.batches and (not self._in.batches.is_crowded or bool(self._disk.away))
 
     async def _commit(self, batch: ReadingBatch) -> bool:
         """Write gaps and rows in the database; return whether they are there. A repeated write changes nothing."""
         try:
-            async with self._store_turn:
-                gaps = self._in.coverage.changes()
-                result = await self._in_store(functools.partial(self._store.write, batch, gaps))
-                self._in.coverage.stored(gaps)
+            result, gaps = await self._database.save(
+                self._in.coverage, lambda store, gaps: store.write(batch, gaps))
         except StoreError as error:
             self._say_away(str(error))
             return False
@@ -250,8 +211,7 @@ class Writer:
         if marks is None:
             return
         try:
-            async with self._store_turn:
-                await self._in_store(functools.partial(self._store.mark, *marks))
+            await self._database.use(lambda store: store.mark(*marks))
         except StoreError as error:
             self._unmarked.since(str(error), "how complete sources are cannot be stored, windows close late: %s")
         else:
@@ -259,17 +219,15 @@ class Writer:
 
     async def _to_spool(self, batch: ReadingBatch, letters: Sequence[DeadLetter] = ()) -> bool:
         """Put rows, letters, and the gaps that the database does not have into the spool; return if it took them."""
-        if self._spool is None:
+        if self._disk is None:
             return False
-        gaps = [gap for gap in self._in.coverage.changes() if self._gaps_there.get(gap.key) != gap]
         try:
-            await self._in_spool(functools.partial(self._spool.append, batch, gaps, letters))
+            await self._disk.put(batch, self._in.coverage.changes(), letters)
         except SpoolError as error:
-            self.disk.since(str(error), "the spool takes nothing, readings wait with their sources: %s")
+            self._disk.away.since(str(error), "the spool takes nothing, readings wait with their sources: %s")
             return False
-        self.disk.over("the spool takes readings again")
-        self._gaps_there.update((gap.key, gap) for gap in gaps)
-        if not self._spool.is_empty:
+        self._disk.away.over("the spool takes readings again")
+        if not self._disk.spool.is_empty:
             self._spooled.set()
         return True
 
@@ -280,8 +238,9 @@ class Writer:
             letters = waiting.due()
             if not letters:
                 return
-            is_in_order = self._spool is None or not self._spool.letters
-            refused = await self._letters_to_database(letters) if is_in_order and not self.database else ""
+            is_in_order = self._disk is None or not self._disk.spool.letters
+            is_there = not self._database.away
+            refused = await self._letters_to_database(letters) if is_in_order and is_there else ""
             if refused is None or await self._to_spool(NOTHING, letters):
                 waiting.stored(letters)
             else:
@@ -290,8 +249,7 @@ class Writer:
     async def _letters_to_database(self, letters: Sequence[DeadLetter]) -> str | None:
         """Store letters in the database; return why it does not take them."""
         try:
-            async with self._store_turn:
-                await self._in_store(functools.partial(self._store.keep, letters, self._in.letters.limits.kept))
+            await self._database.use(lambda store: store.keep(letters, self._in.letters.limits.kept))
         except StoreError as error:
             return str(error)
         return None
@@ -302,16 +260,16 @@ class Writer:
         """Take up where an earlier collector stopped, and bring the spool into the database, for ever."""
         await self._until(self._resume)
         self._moved.set()
-        spool = self._spool
-        while spool is not None:
+        disk = self._disk
+        while disk is not None:
             await self._spooled.wait()
-            if spool.batches:
-                await self._until(self._replay_batches)
-            elif spool.letters:
-                await self._replay_letters()
+            if disk.spool.batches:
+                await self._until(functools.partial(self._replay_batches, disk))
+            elif disk.spool.letters:
+                await self._replay_letters(disk)
             else:
                 self._spooled.clear()
-                self.disk.over("the spool is empty")
+                disk.away.over("the spool is empty")
                 _logger.info("all that waited in the spool is in the database")
 
     async def _until(self, attempt: Callable[[], Awaitable[bool]]) -> None:
@@ -325,62 +283,57 @@ class Writer:
         register = self._in.register
         sources = sorted(set(register.source))
         try:
-            async with self._store_turn:
-                earlier = await self._in_store(
-                    functools.partial(self._store.earlier, register.ids, sources, moment(self._since_us)))
+            earlier = await self._database.use(
+                lambda store: store.earlier(register.ids, sources, moment(self._since_us)))
         except StoreError as error:
             self._say_away(str(error))
             return False
         finally:
             self._asked.set()
         self._say_back()
-        known = {gap.id for gap in self._gaps_there.values()}
-        self._in.coverage.resume(
-            earlier.last_us, [gap for gap in earlier.open_gaps if gap.id not in known], NOT_RUNNING)
+        opened = [gap for gap in earlier.open_gaps if self._disk is None or not self._disk.has_id(gap.id)]
+        self._in.coverage.resume(earlier.last_us, opened, NOT_RUNNING)
         self._resumed.set()
         return True
 
-    async def _replay_batches(self) -> bool:
+    async def _replay_batches(self, disk: Disk) -> bool:
         """Bring the oldest batches into the database; return whether they are there."""
-        assert self._spool is not None
         try:
-            spooled = await self._in_spool(functools.partial(self._spool.head, REPLAY_ROWS))
+            spooled = await disk.use(lambda spool: spool.head(REPLAY_ROWS))
             if not await self._commit(spooled.batch):
                 return False
-            await self._in_spool(functools.partial(self._spool.remove, spooled))
+            await disk.use(lambda spool: spool.remove(spooled))
         except SpoolError as error:
-            self.disk.since(str(error), "the spool cannot be read: %s")
+            disk.away.since(str(error), "the spool cannot be read: %s")
             return False
         self._moved.set()
         return True
 
-    async def _replay_letters(self) -> None:
+    async def _replay_letters(self, disk: Disk) -> None:
         """Bring the oldest letters into the database; where it refuses them, wait, but not longer than for readings."""
-        assert self._spool is not None
+        limits = self._in.letters.limits
         try:
-            letters = await self._in_spool(functools.partial(self._spool.oldest_letters, self._in.letters.limits.batch))
+            letters = await disk.use(lambda spool: spool.oldest_letters(limits.batch))
             refused = await self._letters_to_database(letters)
             if refused is None:
-                await self._in_spool(functools.partial(self._spool.remove_letters, letters))
+                await disk.use(lambda spool: spool.remove_letters(letters))
                 return
         except SpoolError as error:
             refused = str(error)
         _logger.debug("dead letters wait in the spool: %s", refused)
         self._spooled.clear()
-        await _within(self._in.letters.limits.retry_s, self._spooled)
+        await _within(limits.retry_s, self._spooled)
         self._spooled.set()
 
     async def _forget_gaps(self, stored: Sequence[Gap]) -> None:
         """Let the spool forget gaps that the database has."""
-        there = [gap for gap in stored if self._gaps_there.pop(gap.key, None) is not None]
-        if there and self._spool is not None:
-            with contextlib.suppress(SpoolError):       # kept: stored once more by the next collector
-                await self._in_spool(functools.partial(self._spool.forget_gaps, there))
+        if self._disk is not None:
+            await self._disk.forget(stored)
 
-    def _mark_lost(self, rescued: Rescued | None) -> None:
+    def _mark_lost(self, rescued: Rescued) -> None:
         """Mark what a damaged spool has lost as gaps of all sources: it is not known whose readings they were."""
         now_us = micros_of_seconds(self._in.clock.now())
-        for before, after in rescued.holes if rescued else ():
+        for before, after in rescued.holes:
             ended = now_us if after is None else after
             started = min(ended, ended if before is None else before)
             self._in.coverage.inherit(
@@ -390,15 +343,13 @@ class Writer:
 
     async def note(self, sources: Sequence[SourceRow]) -> None:
         """Store the states of the sources and the gaps; while the database is away, the gaps go to the spool."""
-        if self.database:
-            if any(self._gaps_there.get(gap.key) != gap for gap in self._in.coverage.changes()):
+        if self._database.away:
+            if self._disk is not None and self._disk.lacking(self._in.coverage.changes()):
                 await self._to_spool(NOTHING)
         else:
             with contextlib.suppress(StoreError):           # said by whoever writes readings
-                async with self._store_turn:
-                    gaps = self._in.coverage.changes()
-                    await self._in_store(functools.partial(self._store.note, gaps, sources))
-                    self._in.coverage.stored(gaps)
+                _, gaps = await self._database.save(
+                    self._in.coverage, lambda store, gaps: store.note(gaps, sources))
                 await self._forget_gaps(gaps)
             await self._mark(self._in.standing.new_marks())
         await self._keep_letters()
@@ -409,7 +360,7 @@ class Writer:
         try:
             async with asyncio.timeout(within_s):
                 await self._in.batches.finished()
-                while self.spooled_rows and not self.database:
+                while self.spooled_rows and not self._database.away:
                     self._moved.clear()
                     await self._moved.wait()
         except TimeoutError:
@@ -426,34 +377,18 @@ class Writer:
         return max(EARLIEST_US, micros_of_seconds(self._in.clock.start))
 
     def _say_away(self, detail: str) -> None:
-        where = "go to the spool" if self._spool else "wait in memory and with their sources"
-        self.database.since(detail, f"database is away, readings {where}: %s")
+        where = "go to the spool" if self._disk else "wait in memory and with their sources"
+        self._database.away.since(detail, f"database is away, readings {where}: %s")
 
     def _say_back(self) -> None:
         waiting = len(self._in.batches) + self.spooled_rows
-        self.database.over("database is back, %d readings wait", waiting)
+        self._database.away.over("database is back, %d readings wait", waiting)
 
     def _reject_refused(self, batch: ReadingBatch, result: WriteResult) -> None:
         """Count the rows that the database refused for what they are."""
         for refused in result.rejected:
             meter = batch.names[int(batch.meter[refused.row])]
             self._in.rejections.add(self._sources.get(meter, SPOOL), meter, "refused by the database", refused.reason)
-
-    async def _in_store(self, work: Callable[[], _Result]) -> _Result:
-        return await self._in_thread(self._store_thread, work)
-
-    async def _in_spool(self, work: Callable[[], _Result]) -> _Result:
-        """Do work in the spool's thread; a file that turns out to be damaged is mended, and this work fails."""
-        try:
-            return await self._in_thread(self._spool_thread, work)
-        except SpoolDamagedError as error:
-            assert self._spool is not None
-            self._mark_lost(await self._in_thread(self._spool_thread, functools.partial(rescue, self._spool, error)))
-            self._gaps_there.clear()        # so that those which are not stored are put into the new file
-            raise
-
-    async def _in_thread(self, thread: ThreadPoolExecutor, work: Callable[[], _Result]) -> _Result:
-        return await asyncio.get_running_loop().run_in_executor(thread, work)
 
 
 async def _within(seconds: float, event: asyncio.Event) -> None:

@@ -279,7 +279,7 @@ def test_a_damaged_batch_is_set_aside_with_its_file_and_the_others_are_taken_ove
     data[at + 60] ^= 0xFF
     path.write_bytes(data)
     spool = Spool(SpoolSettings(folder))
-    rescued = open_or_rescue(spool)
+    _, rescued = open_or_rescue(spool)
     assert rescued is not None
     assert numbers(spool) == [n for n in range(30) if n != 7]
     assert (rescued.lost, rescued.rows, spool.rows) == (1, 29 * LARGE, 29 * LARGE)
@@ -306,7 +306,7 @@ def test_a_file_that_is_none_any_more_is_set_aside_and_a_new_one_begun(folder: P
               "noise": data[:2_000_000] + np.random.default_rng(1).bytes(40_000) + data[2_040_000:]}[harm]
     path.write_bytes(harmed)
     spool = Spool(SpoolSettings(folder))
-    rescued = open_or_rescue(spool)
+    _, rescued = open_or_rescue(spool)
     assert rescued is not None
     assert rescued.aside.read_bytes() == harmed
     assert rescued.aside.name in caplog.text
