@@ -5,7 +5,7 @@ a gap that is marked. The collector knows this before the readings of the next w
 
     periodic meter     its next reading cannot be earlier than its last one and the shortest step from one to the next
     other meters       what was heard of the source at H had left the instruments before H less the usual way here
-    not heard yet      as far as the moment from which it could have been heard
+    not heard yet      nothing is known: a server's first value is older than the connection
     overdue            does not hold its source back: it is silent, or the time is in a gap
 
 A source is as complete as the least complete of its meters. Only committed readings count, and silence is judged as of
@@ -279,7 +279,7 @@ class Completeness:
         reached = np.maximum(self._sure, self._since)
         overdue = as_of_us - reached - self._grace_us > (OVERDUE * self._interval).astype(np.int64)
         silent = self._periodic & (reached > NEVER) & overdue
-        due = np.where(self._sure > NEVER, self._sure + self._recent.sure_step(self._interval), self._since)
+        due = np.where(self._sure > NEVER, self._sure + self._recent.sure_step(self._interval), NEVER)
         shortest, spread = self._recent.each()
         way = np.nan_to_num(shortest + SPREADS * spread, nan=self._grace_us).astype(np.int64)
         told = np.where(heard > NEVER, np.minimum(heard, as_of_us) - np.maximum(way, 0), NEVER)

@@ -47,12 +47,22 @@ def test_nothing_is_known_of_a_source_that_was_never_there():
     assert (mark.complete_us, mark.silent, np.isnan(mark.offset_s)) == (None, 0, True)
 
 
-def test_a_meter_that_was_not_heard_yet_holds_its_source_where_it_came():
+def test_nothing_is_known_of_a_source_before_all_its_meters_were_heard_or_are_overdue():
     book = server("A", "B")
     book.store(batch((0, 0), (0, 10), (0, 20)))
-    assert complete(book, 20) == 0
+    assert complete(book, 20) is None
     (mark,) = book.sources(us(20), ())
     assert mark.held_by == "B"
+    book.store(batch((0, 30)))
+    assert complete(book, 30.1) == 39
+
+
+def test_a_value_that_is_older_than_the_connection_was_not_promised_away():
+    book = Completeness(register_of(park_of(opcua("opc.tcp://h", "A", interval_s=10.0))), 5.0)
+    book.hear(SERVER, us(50))
+    assert complete(book, 51) is None
+    book.store(batch((0, 42), way=9.0))
+    assert complete(book, 51) == 51
 
 
 def test_a_periodic_meter_is_complete_until_its_next_reading_is_due():
@@ -149,7 +159,7 @@ def test_meters_that_are_dropped_hold_nobody_back_and_begin_anew_when_they_retur
     book.store(batch((0, 11), (1, 20)))
     book.apply(both)
     book.hear(SERVER, us(25))
-    assert book.meters(us(25)).complete_us.tolist() == [us(25), us(29)]
+    assert book.meters(us(25)).complete_us.tolist() == [NEVER, us(29)]
 
 
 def test_a_clock_that_jumps_ahead_promises_nothing_for_the_time_it_has_left_out():

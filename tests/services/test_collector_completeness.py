@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 
@@ -51,3 +51,15 @@ async def test_marks_that_cannot_be_stored_are_said_once_and_hold_up_no_reading(
             conn.execute("alter table elsewhere rename to source_mark")
             await until(lambda: complete_to(postgres_dsn, f"opcua:{server.url}") == at(790), "the mark")
     assert caplog.text.count("how complete sources are cannot be stored") == 1
+
+
+async def test_a_source_of_meters_on_change_is_complete_as_far_as_it_was_heard(opcua_server, postgres_dsn):
+    """One reading, then keep-alives alone: nothing else has happened at the server."""
+    server = await opcua_server(["FT1"])
+    source = f"opcua:{server.url}"
+    async with collecting(park_of(opcua(server.url, "FT1", sampling="on_change")), postgres_dsn):
+        pushed = datetime.now(UTC)
+        await server.push("FT1", 1.0, pushed)
+        await until_stored(postgres_dsn, 1)
+        await until(lambda: (complete_to(postgres_dsn, source) or pushed) > pushed + timedelta(seconds=2), "the mark")
+        assert complete_to(postgres_dsn, source) < datetime.now(UTC)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -49,15 +50,15 @@ class Plant:
         self.park = load_park(path)
         self.watch = ParkWatch(path, self.park, lambda *said: self.said.append(said))
 
-    def write(self, *meters: dict[str, Any]) -> None:
-        """Save the park with these meters: JSON is YAML."""
-        park = json.loads(park_of(*meters).model_dump_json(by_alias=True, exclude_defaults=True))
+    def write(self, *meters: dict[str, Any], **sections: Any) -> None:
+        """Save the park with these meters and other sections: JSON is YAML."""
+        park = json.loads(park_of(*meters).model_dump_json(by_alias=True, exclude_defaults=True)) | sections
         self.path.write_text(json.dumps({key: value for key, value in park.items() if value}))
 
-    async def change(self, *meters: dict[str, Any]) -> tuple[str, str]:
-        """Save the park with other meters, and wait until that is answered."""
+    async def change(self, *meters: dict[str, Any], **sections: Any) -> tuple[str, str]:
+        """Save the park with other meters or sections, and wait until that is answered."""
         count = len(self.said)
-        self.write(*meters)
+        self.write(*meters, **sections)
         async with asyncio.timeout(PATIENCE_S):
             while len(self.said) == count:      # noqa: ASYNC110 - the watch tells nobody else
                 await asyncio.sleep(0.02)
@@ -164,6 +165,22 @@ async def test_a_server_that_comes_and_one_that_goes_touch_no_other(opcua_server
         assert of.metric("symbiosis_source_up", source=f"opcua:{goes.url}") == 0
         await until(lambda: dict(rows(postgres_dsn, "select source, state from collector_source")) == {
             f"opcua:{stays.url}": "receiving", f"opcua:{goes.url}": "stopped", f"opcua:{comes.url}": "receiving"})
+
+
+async def test_a_server_whose_settings_have_changed_is_connected_anew_and_no_other(
+    opcua_server, postgres_dsn, tmp_path, caplog
+):
+    caplog.set_level(logging.INFO, "collector")
+    same, other = [await opcua_server([id]) for id in ("FT1", "FT2")]
+    first, second = opcua(same.url, "FT1"), opcua(other.url, "FT2")
+    async with plant(tmp_path, postgres_dsn, first, second) as of:
+        settings = [{"id": "other", "endpoint": other.url, "publishing_interval_ms": 200}]
+        assert (await of.change(first, second, servers=settings))[0] == "applied"
+        await until(lambda: caplog.text.count(f"opcua:{other.url}: receiving") == 2, "the new connection")
+        await same.push("FT1", 1.0, datetime.now(UTC))
+        await other.push("FT2", 2.0, datetime.now(UTC))
+        await until_stored(postgres_dsn, 2)
+        assert caplog.text.count(f"opcua:{same.url}: receiving") == 1
 
 
 async def test_a_meter_that_is_read_in_another_unit_keeps_what_was_read_in_the_old_one(
