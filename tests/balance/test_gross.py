@@ -27,9 +27,10 @@ def noisy(case, rng, windows):
     return true, true + case["std"] * rng.standard_normal((windows, case["n_streams"]))
 
 
+@pytest.mark.parametrize("name", ["P2", "P8", "P12", "P15"])
 @pytest.mark.parametrize("kinds", [("bias",), ("leak",), ("bias", "leak")])
-def test_clean_windows_alarm_with_probability_alpha(kinds):
-    case = NETWORKS["P15"]
+def test_clean_windows_alarm_with_probability_alpha(kinds, name):
+    case = NETWORKS[name]
     _, windows = noisy(case, np.random.default_rng(11), 8000)
     found = identify_gross_errors(case["incidence"], windows, case["std"], alpha=0.1, hypotheses=kinds)
     alarms = (found.suspects.any(axis=1) | found.leaks.any(axis=1)).mean()
@@ -37,6 +38,41 @@ def test_clean_windows_alarm_with_probability_alpha(kinds):
     np.testing.assert_array_equal(
         found.statistic > found.threshold, found.suspects.any(axis=1) | found.leaks.any(axis=1)
     )
+
+
+def ring(n_nodes=25):
+    """A ring of pipes with short cuts and outlets, std over two decades: what a pipe-flow simulator gives."""
+    rng = np.random.default_rng(9)
+    pipes = [(i, (i + 1) % n_nodes) for i in range(n_nodes)] + [(i, n_nodes) for i in range(0, n_nodes, 3)]
+    pipes += [tuple(rng.choice(n_nodes, 2, replace=False)) for _ in range(20)]
+    matrix = np.zeros((n_nodes + 1, len(pipes)))
+    for j, (start, end) in enumerate(pipes):
+        matrix[start, j], matrix[end, j] = -1.0, 1.0
+    return matrix[:n_nodes], 10.0 ** rng.uniform(-1, 1, len(pipes))
+
+
+@pytest.mark.parametrize("alpha", [0.02, 0.1])
+def test_clean_windows_of_a_ring_of_pipes(alpha):
+    """Signed flows around cycles, some meters silent."""
+    matrix, std = ring()
+    rng = np.random.default_rng(3)
+    windows = std * rng.standard_normal((8000, len(std)))
+    windows[:, rng.random(len(std)) < 0.1] = np.nan
+    found = identify_gross_errors(matrix, windows, std, alpha=alpha)
+    alarms = (found.suspects.any(axis=1) | found.leaks.any(axis=1)).mean()
+    assert alarms == pytest.approx(alpha, abs=3 * np.sqrt(alpha * (1 - alpha) / 8000))
+
+
+def test_bounds_only_make_alarms_rarer():
+    case = NETWORKS["P15"]
+    true, windows = noisy(case, np.random.default_rng(12), 4000)
+    network = prepare(case["incidence"], 0.025 * true)
+    windows = true + (windows - true) / case["std"] * 0.025 * true
+    options = {"alpha": 0.1, "hypotheses": ("bias",)}
+    free = identify_gross_errors(network, windows, **options).suspects.any(axis=1)
+    bounded = identify_gross_errors(network, windows, bounds=(0.0, 2 * true), **options).suspects.any(axis=1)
+    assert not (bounded & ~free).any()
+    assert 0.07 < bounded.mean() <= free.mean()
 
 
 @pytest.mark.parametrize("name", ["P2", "P8", "P15"])
