@@ -30,7 +30,7 @@ tests are correlated by more than `SAME` form a class that no balance can tell a
 - one meter, perhaps with nodes: the meter is named (meters err more often than pipes leak), and the class is said;
 - nodes alone: a leak;
 - several meters: the likeliest stands for the class, which is said; none is taken out. The same imbalance is a smaller
-  error, in its own std, for the meter of the larger std: the likelier culprit. Where they all stand on one exchange
+  error, in its own std, for the meter of the larger std: the likelier culprit. Where they all settle one exchange
   nobody is named: its `volume_mismatch` says it.
 
 A named meter is taken out of the balances, a leaking node loses its balances, and both go on being judged from outside;

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from park.model import Meter, Park
+from park.model import Exchange, Meter, Park
 from park.units import conversion
 from processing.detect.baseline import Judged
 from processing.detect.events import Opened
@@ -82,7 +82,7 @@ class Teller:
         self.keys = [*(m.id for m in park.meters), *(f"\x1f{self.leak_name(k)}" for k in range(len(leaks)))]
         position = {meter.id: m for m, meter in enumerate(park.meters)}
         self._on_exchange = [
-            {position[m.id] for m in park.meters if set(m.signed_streams) & set(x.signed_streams)}
+            {position[m.id] for m in park.meters if set(m.signed_streams) & set(x.signed_streams) and _settles(m, x)}
             for x in park.exchanges]
 
     def leak_name(self, leak: int) -> str:
@@ -101,7 +101,7 @@ class Teller:
         return "" if test < self._n or self._leaks[test - self._n].quantity == "mass" else "energy"
 
     def is_one_exchange(self, meters: Ints) -> bool:
-        """Whether several meters that cannot be told apart all stand on one exchange: its mismatch names them."""
+        """Whether several meters that cannot be told apart all settle one exchange: its mismatch speaks of them."""
         return len(meters) > 1 and any(set(meters.tolist()) <= on for on in self._on_exchange)
 
     def opened(
@@ -166,6 +166,13 @@ class Teller:
         order = [int(k) for k in np.argsort(-abs(finding.pattern), kind="stable") if k not in finding.members][:3]
         return {self.subject(k)[1]: round(float(finding.pattern[k]), 3) for k in order
                 if abs(finding.pattern[k]) > LIKELY}
+
+
+def _settles(meter: Meter, exchange: Exchange) -> bool:
+    """Whether what an exchange amounts to follows from a meter on its streams: flows, and of energy the conditions."""
+    if meter.property_name is None:
+        return True
+    return exchange.settles == "energy" and meter.property_name in ("temperature", "pressure")
 
 
 def _rate(meter: Meter) -> str:

@@ -11,8 +11,10 @@ import pytest
 from park.model import Park
 from processing.chain import Chain, Past, WindowResult
 from processing.detect.events import Opened
+from processing.detect.suspicion import Teller
+from processing.estimate import Estimator
 from processing.window import Readings
-from tests.processing.parks import flow
+from tests.processing.parks import flow, thermometer
 from tests.processing.test_chain import presence_of
 from tests.processing.test_estimate import node, park_of, stream
 
@@ -223,3 +225,16 @@ def test_leak_of_a_node_ends_with_the_node():
     plant.run(6, leak={"b.m": 0.8})
     plant.run(4, passing=0.0)
     assert plant.events == [("leak", "b.m", 10, 16)]
+
+
+@pytest.mark.parametrize(("settles", "unit", "thermometers"), [("mass", "t", False), ("energy", "MWh", True)])
+def test_mismatch_speaks_of_the_meters_that_settle_the_exchange_and_of_no_others(settles, unit, thermometers):
+    park = park_of([node("a.n"), node("b.m")], [stream("X", "a.n", "b.m")], [
+        flow("F", "X", "sender", 1.0), flow("G", "X", "receiver", 1.0), thermometer("T", "X", "sender"),
+        thermometer("U", "X", "receiver")])
+    park = Park.model_validate({**park.model_dump(by_alias=True), "exchanges": [
+        {"id": "E", "kind": "water", "stream": "X", "settles": settles, "unit": unit}]})
+    teller = Teller(park, Estimator(park).plan, ())
+    assert teller.is_one_exchange(np.array([0, 1]))
+    assert teller.is_one_exchange(np.array([2, 3])) == thermometers
+    assert not teller.is_one_exchange(np.array([0]))
