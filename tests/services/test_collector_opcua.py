@@ -35,6 +35,9 @@ from tests.collector.sourcing import sourcing
 from tests.fixtures.opcua import NAMESPACE
 from tests.fixtures.proxy import FaultProxy
 
+# Without those of meters that are silent: the tests' instruments live in the past.
+GAPS = "select source, started_at, ended_at, cause from gap where cause not like 'nothing came%'"
+
 
 async def test_every_value_is_stored_once_in_si_with_its_status(opcua_server, postgres_dsn):
     server = await opcua_server(["FT1", "TT1"])
@@ -51,7 +54,7 @@ async def test_every_value_is_stored_once_in_si_with_its_status(opcua_server, po
     assert {(v, s) for m, _, v, s in stored if m == "TT1"} == {(293.15, 0x40930000)}
     assert rows(postgres_dsn, "select source, state, readings, rejected from collector_source") == [
         (f"opcua:{server.url}", "stopped", 101, 0)]
-    assert rows(postgres_dsn, "select * from gap") == []
+    assert rows(postgres_dsn, GAPS) == []
 
 
 async def test_a_node_id_by_namespace_uri_is_resolved_at_the_server(opcua_server, postgres_dsn):
@@ -190,7 +193,7 @@ async def test_a_server_that_restarts_leaves_a_gap_with_its_cause_and_data_flow_
         assert time.monotonic() - back < 5.0
         await server.push("FT2", 1.0, at(22))
         await until_stored(postgres_dsn, 4)
-    [(source, started, ended, cause)] = rows(postgres_dsn, "select source, started_at, ended_at, cause from gap")
+    [(source, started, ended, cause)] = rows(postgres_dsn, GAPS)
     assert (source, started, ended) == (f"opcua:{server.url}", at(0), at(22))
     assert cause.startswith("connection lost")
 
@@ -207,7 +210,7 @@ async def test_a_restart_between_two_readings_leaves_no_gap(opcua_server, postgr
         await running.saw("collecting")
         await server.push("FT1", 2.0, at(1))
         await until_stored(postgres_dsn, 2)
-    assert rows(postgres_dsn, "select * from gap") == []
+    assert rows(postgres_dsn, GAPS) == []
 
 
 async def test_a_server_that_falls_silent_is_left_and_reached_again(opcua_server, postgres_dsn, monkeypatch):
@@ -260,7 +263,7 @@ async def test_a_cut_connection_is_taken_up_again_with_everything_that_came_mean
                     await server.push("FT2", float(tick), at(20 * cut + tick))
                 await running.saw("collecting")
                 await until_stored(postgres_dsn, 40 * (cut + 1))
-    assert rows(postgres_dsn, "select * from gap") == []
+    assert rows(postgres_dsn, GAPS) == []
     assert (len(began), len(sessions)) == (1, 1)
 
 
@@ -280,7 +283,7 @@ async def test_a_subscription_of_a_session_that_is_gone_is_transferred(opcua_ser
                 await server.push("FT1", float(tick), at(tick))
             await running.saw("collecting")
             await until_stored(postgres_dsn, 20)
-    assert rows(postgres_dsn, "select * from gap") == []
+    assert rows(postgres_dsn, GAPS) == []
     assert len(began) == 1
 
 
