@@ -61,7 +61,6 @@ def fill(conn: psycopg.Connection, hours: int, meters: int) -> None:
             conn.execute(f"call refresh_continuous_aggregate('reading_aggregate_{step}', null, null)".encode())
         for (chunk,) in conn.execute("select show_chunks('reading')::text").fetchall():
             conn.execute(f"call convert_to_columnstore('{chunk}')".encode())
-        conn.execute("truncate reading_rollup_pending")
     while conn.execute("select reading_rollup_advance(now(), 1000)").fetchone() != (0,):
         pass
     conn.execute("analyze")

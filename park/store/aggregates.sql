@@ -35,6 +35,9 @@ SELECT meter, time_bucket(INTERVAL '1 hour', bucket) AS bucket, sum(readings)::b
 -- The tables are no longer kept up to date: what the readings still give comes from the aggregates. Buckets of readings
 -- that were deleted before are all that is left in them.
 DROP TRIGGER IF EXISTS reading_rollup ON arrival;
+CREATE OR REPLACE FUNCTION reading_rollup_mark(since timestamptz, until timestamptz) RETURNS void LANGUAGE sql
+    RETURN NULL::void;
+COMMENT ON FUNCTION reading_rollup_mark IS 'Nothing to do here: the database sees by itself which readings are new';
 DELETE FROM reading_rollup
  WHERE bucket >= coalesce((SELECT cut FROM retention WHERE tier = 'reading'), timestamptz '-infinity');
 TRUNCATE reading_rollup_pending;

@@ -274,6 +274,8 @@ def test_community_late_readings_reach_the_aggregates_with_the_next_refresh(comm
         fill(conn, "l", 1 / 144, LATE + timedelta(seconds=5))
         before = one(conn, "select coalesce(sum(readings), 0) from reading_1h where meter = 'l'")
         run_refresh_jobs(conn)
+        conn.execute("select reading_rollup_mark(%s, %s)", [LATE, LATE + timedelta(hours=1)])
+        assert one(conn, "select reading_rollup_advance(now())") == 0       # not twice
         assert before == 0      # below the watermark a late reading waits for the refresh
         held_against_raw(conn)
 
