@@ -16,7 +16,7 @@ import numpy as np
 from processing.detect.gross_errors import GrossErrors
 from processing.equations import NONE
 from processing.estimate import REDUNDANT_FROM, VARIANCE_FLOOR, Estimate, Estimator
-from processing.meters import Floats
+from processing.meters import Bools, Floats
 from processing.observation import carry
 
 DRIFTS_S = 1800.0
@@ -55,9 +55,20 @@ class CleanRuns:
         self._scale = np.sqrt(np.where(checked, np.maximum(spread, VARIANCE_FLOOR * own), np.nan))
         self._systematic = np.sqrt(np.nan_to_num(np.maximum(said.slot_variance - said.slot_noise, 0.0)))
         self._noise = np.sqrt(np.nan_to_num(said.slot_noise))
+        self._std = np.sqrt(np.nan_to_num(said.slot_variance))
 
-    def windows(self, rng: np.random.Generator, count: int) -> Iterator[Estimate]:
-        """Yield the windows of one run: systematic errors and losses stay, closures drift, the rest is always new."""
+    @property
+    def checked(self) -> Bools:
+        """Meters that the balances check, bool, shape (n_meters,)."""
+        return np.asarray(~np.isnan(self._scale))
+
+    def windows(
+        self, rng: np.random.Generator, count: int, *, biased: int | None = None, size: float = 0.0, since: int = 0
+    ) -> Iterator[Estimate]:
+        """Yield the windows of one run: systematic errors and losses stay, closures drift, the rest is always new.
+
+        The meter `biased` reads `size` std of its own too much from the window `since` on.
+        """
         plan, length_us = self._plan, round(self.estimator.park.park.window_s * 1e6)
         stays = rng.standard_normal(len(plan.table))[plan.slots.meter] * self._systematic
         lost = rng.standard_normal(len(plan.declared)) * plan.declared_std
@@ -67,6 +78,8 @@ class CleanRuns:
             fresh = rng.standard_normal(len(lost)) * plan.declared_std
             lost = np.where(drifts, keeps * lost + np.sqrt(1.0 - keeps**2) * fresh, lost)
             slots = stays + rng.standard_normal(len(stays)) * self._noise
+            if biased is not None and k >= since:
+                slots[plan.slots.meter == biased] += size * self._std[plan.slots.meter == biased]
             yield self._estimate(k * length_us, length_us, slots, lost)
 
     def _estimate(self, start_us: int, length_us: int, slots: Floats, declared: Floats) -> Estimate:

@@ -65,3 +65,13 @@ def test_young_baseline_widens_the_limit_and_so_does_what_drifts(runs, monkeypat
         assert limits[k][steady] == pytest.approx(detector._per_std * np.sqrt(variances[k][steady]), rel=1e-4)
     drifting = np.nanargmax(tests[-1].drift)
     assert limits[59][drifting] > detector._per_std * np.sqrt(2 * tests[-1].drift[drifting])
+
+
+def test_meter_that_becomes_biased_is_named(runs):
+    estimator = runs.estimator
+    meter = estimator.table.ids.index("FT3")
+    detector = GrossErrors(estimator.park, estimator.plan)
+    nobody = np.zeros(len(estimator.table), dtype=np.bool_)
+    windows = runs.windows(np.random.default_rng(0), 14, biased=meter, size=10.0, since=9)
+    opened = [change for window in windows for change in detector.step(window, nobody)]
+    assert [change.subject for change in opened] == ["FT3"]
