@@ -3,9 +3,9 @@
     python -m benchmarks.naming [STD] [EVERY]
 
 Each EVERYth (default 3) meter that the balances check reads STD (default 8) of its own std too much from the ninth
-window on, errors else drawn from what the park declares. Prints how many are named within five windows, are in the class
-of the one named, make nobody be named (mostly one of the two meters of an exchange: its mismatch says it), or make
-another one be named, and which those are.
+window on, errors else drawn from what the park declares. Prints how many are named within five windows, are in the
+class of the one named, make nobody be named (mostly one of the two meters of an exchange: its mismatch says it), or
+make another one be named, and which those are.
 """
 
 from __future__ import annotations
