@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from asyncua import ua
-from asyncua.ua.uaerrors import UaStatusCodeError
+from asyncua.ua.uaerrors import UaError, UaStatusCodeError
 
 from collector.batches import Batches, Chunk, Rows
 from collector.holes import Hole
 from collector.opcua.decode import item_of
-from collector.opcua.session import TOO_MANY, Connection
+from collector.opcua.session import TOO_MANY, Connection, reason_of
 from collector.opcua.subscribing import Item, Subscription
 from collector.opcua.values import Values
 from collector.times import micros_of_seconds, moment
@@ -160,15 +160,14 @@ class Historian:
             some, pages = pages[: self._nodes_a_call], pages[self._nodes_a_call :]
             try:
                 await self._read(connection, some)
-            except UaStatusCodeError as error:
-                if error.code in TOO_MANY and self._nodes_a_call > 1:
+            except (UaError, TimeoutError) as error:    # of the history alone: what is published goes on beside it
+                code = error.code if isinstance(error, UaStatusCodeError) else None
+                if code in TOO_MANY and self._nodes_a_call > 1:
                     self._nodes_a_call = max(1, self._nodes_a_call // 2)
                     pages = some + pages
                     continue
-                if error.code not in _NONE:
-                    raise
                 for page in some:
-                    page.refused = error.args[0] if error.args else str(error)
+                    page.refused = reason_of(error) if code in _NONE else ""
             await self._judge(some)
 
     async def _read(self, connection: Connection, pages: Sequence[_Page]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from asyncua import ua
-from asyncua.ua.uaerrors import UaStatusCodeError
+from asyncua.ua.uaerrors import UaError
 
 from collector.discovery import unit_named
 from collector.opcua.engineering_units import unit_of_code
@@ -51,7 +51,7 @@ class Nameplates:
             some = new[start : start + self._items_per_call]
             try:
                 told = await _told(connection, some)
-            except UaStatusCodeError:       # it knows no browse paths, or wants smaller calls: then it says nothing
+            except (UaError, TimeoutError):         # it knows no browse paths, or wants smaller calls: it says nothing
                 told = [(None, None)] * len(some)
             for item, (unit, span) in zip(some, told, strict=True):
                 self._compared.add(item.tag.meter)

@@ -6,6 +6,8 @@ import asyncio
 import logging
 
 import pytest
+from asyncua import ua
+from asyncua.common.utils import ServiceError
 
 from collector.opcua import history
 from tests.collector.running import at, collecting, opcua, park_of, rows, until, until_stored
@@ -112,3 +114,26 @@ async def test_a_history_that_lags_is_asked_again(opcua_server, postgres_dsn, mo
         server.history.kept["FT1"] = sorted(kept, key=lambda value: value.SourceTimestamp)
         await until_stored(postgres_dsn, 21)
         await until(lambda: rows(postgres_dsn, GAPS) == [], "the gap's end")
+
+
+async def test_a_history_that_fails_disturbs_nothing_but_itself(opcua_server, postgres_dsn, monkeypatch):
+    monkeypatch.setattr(history, "RETRY_S", (0.0, 0.0))
+    server = await opcua_server(["FT1"], history=["FT1"])
+    failures = []
+
+    async def fail(*_what):
+        failures.append(_what)
+        raise ServiceError(ua.StatusCodes.BadInternalError)
+
+    server.history.read_node_history = fail
+    async with collecting(park_of(opcua(server.url, "FT1")), postgres_dsn) as running:
+        await push(server, 0, 1)
+        await until_stored(postgres_dsn, 2)
+        await gone_and_back(server, running, *range(2, 20))
+        running.forget()
+        await push(server, 20)
+        await until(lambda: len(failures) == 3, "the last try")
+        await push(server, 21)
+        await until_stored(postgres_dsn, 4)
+    assert running.said == []
+    assert rows(postgres_dsn, GAPS)[0][:2] == (at(1), at(20))
