@@ -44,7 +44,8 @@ def reconcile(
     rhs
         shape (n_nodes,) or (n_windows, n_nodes): what each balance adds up to (hold-up); default zero.
     bounds
-        (low, high), each shape (n_streams,) or one number for all.
+        (low, high), each shape (n_streams,) or one number for all. Those of streams that nothing determines count too:
+        they narrow the others, though these streams stay NaN.
 
     Returns
     -------
