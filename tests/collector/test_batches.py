@@ -93,6 +93,16 @@ async def test_sources_wait_while_memory_is_full_but_interruptions_pass():
     assert not batches.full
 
 
+async def test_half_the_room_taken_means_that_the_store_is_slower_than_the_sources():
+    batches, _ = queue(flush_rows=5, buffer_rows=10)
+    await batches.put(chunk(4))
+    assert not batches.is_crowded
+    await batches.put(chunk(1))
+    assert batches.is_crowded
+    batches.take()
+    assert not batches.is_crowded
+
+
 async def test_finished_waits_for_the_commit():
     batches, _ = queue()
     await batches.put(chunk(3))
