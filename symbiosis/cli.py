@@ -277,7 +277,8 @@ def _add_store(command: argparse.ArgumentParser) -> None:
 
 def _add_broker(command: argparse.ArgumentParser) -> None:
     command.add_argument("--broker", default=os.environ.get("SYMBIOSIS_BROKER") or None, metavar="URL",
-                         help="MQTT broker (default $SYMBIOSIS_BROKER, else mqtt://127.0.0.1:1883)")
+                         help="MQTT broker of meters that name none (default $SYMBIOSIS_BROKER, else the park's only "
+                              "broker, else mqtt://127.0.0.1:1883)")
 
 
 def _add_clock(command: argparse.ArgumentParser) -> None:

@@ -117,7 +117,7 @@ def load_simulate(options: argparse.Namespace) -> Body:
     scenario = load_scenario(options.scenario, park)
 
     def body(orders: Orders, say: Say) -> None:
-        run = RunFile.read(options.run) if options.run is not None else _new_simulation(options)
+        run = RunFile.read(options.run) if options.run is not None else _new_simulation(options, park)
         clock = PendingClock.of(run.clock) if run.clock.epoch == PENDING else run.clock
         if not options.supervised:
             orders.give("armed")
@@ -143,14 +143,19 @@ def load_simulate(options: argparse.Namespace) -> Body:
     return body
 
 
-def _new_simulation(options: argparse.Namespace) -> RunFile:
+def _only_broker(park: Park) -> str:
+    """Return the broker of a simulation by hand where none is given: the only entry of the park."""
+    return park.brokers[0].url if len(park.brokers) == 1 else DEFAULT_BROKER
+
+
+def _new_simulation(options: argparse.Namespace, park: Park) -> RunFile:
     """Return a run by hand; its run.json, from which others by hand take the clock, is written when it begins."""
     options.out.mkdir(parents=True, exist_ok=True)
     out = options.out.resolve()
     for old in (out / "sent.csv", _runfile(options)):       # a sent file that is there would be continued
         old.unlink(missing_ok=True)
     return RunFile(
-        dsn="", park=str(options.park.resolve()), endpoints={}, broker=options.broker or DEFAULT_BROKER,
+        dsn="", park=str(options.park.resolve()), endpoints={}, broker=options.broker or _only_broker(park),
         sent=str(out / "sent.csv"), truth=str(out / "truth.csv"), faults=str(out / "faults.csv"),
         clock=new_clock(options.speed, options.start, 600.0),
     )
