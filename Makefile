@@ -5,7 +5,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench clean
 ARGS ?=
-BENCH ?= park_load simulators_serve collector_rates
+BENCH ?= park_load simulators_serve collector_rates store_rates
 
 help:
 	@echo "make demo   a whole park on this machine   (ARGS=\"--duration 90 --speed 20\")"
