@@ -17,7 +17,7 @@ from asyncua.server.internal_server import InternalServer
 from asyncua.server.subscription_service import SubscriptionService
 from asyncua.server.uaprocessor import UaProcessor
 
-from collector.opcua import client, session, tags
+from collector.opcua import session, share, tags
 from collector.opcua.subscribing import Subscriber
 from park.clock import REAL_TIME, RunClock
 from park.errors import SourceError
@@ -79,7 +79,7 @@ async def test_an_endpoint_may_be_reached_elsewhere_in_this_run(opcua_server, po
 async def test_bad_nodes_are_named_once_harm_no_other_and_are_collected_when_they_appear(
     opcua_server, postgres_dsn, caplog, monkeypatch
 ):
-    monkeypatch.setattr(client, "RETRY_BAD_FIRST_S", 0.1)
+    monkeypatch.setattr(share, "RETRY_BAD_FIRST_S", 0.1)
     caplog.set_level(logging.INFO, "collector")
     server = await opcua_server(["FT1"])
     park = park_of(opcua(server.url, "FT1"), opcua(server.url, "FT2"),
