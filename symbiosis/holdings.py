@@ -119,7 +119,8 @@ def status_lines(found: StoreStatus) -> list[str]:
         rest = sum(table.bytes_total for table in found.tables if table not in shown)
         lines.append(f"{len(found.tables) - len(shown)} smaller tables: {_megabytes(rest)}")
     lines += [_job_line(job) for job in found.jobs]
-    lines += [f"retention {tier}: kept {_kept_in_words(entry)}" for tier, entry in found.retention.items() if entry.keep]
+    limited = [entry for entry in found.retention.values() if entry.keep]
+    lines += [f"retention {entry.tier}: kept {_kept_in_words(entry)}" for entry in limited]
     return lines
 
 
