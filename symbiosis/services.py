@@ -143,7 +143,7 @@ def load_simulate(options: argparse.Namespace) -> Body:
     return body
 
 
-def _only_broker(park: Park) -> str:
+def broker_of_simulation(park: Park) -> str:
     """Return the broker of a simulation by hand where none is given: the only entry of the park."""
     return park.brokers[0].url if len(park.brokers) == 1 else DEFAULT_BROKER
 
@@ -155,7 +155,7 @@ def _new_simulation(options: argparse.Namespace, park: Park) -> RunFile:
     for old in (out / "sent.csv", _runfile(options)):       # a sent file that is there would be continued
         old.unlink(missing_ok=True)
     return RunFile(
-        dsn="", park=str(options.park.resolve()), endpoints={}, broker=options.broker or _only_broker(park),
+        dsn="", park=str(options.park.resolve()), endpoints={}, broker=options.broker or broker_of_simulation(park),
         sent=str(out / "sent.csv"), truth=str(out / "truth.csv"), faults=str(out / "faults.csv"),
         clock=new_clock(options.speed, options.start, 600.0),
     )

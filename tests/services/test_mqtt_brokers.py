@@ -31,7 +31,7 @@ from park.errors import BrokerError, InputError
 from park.model import Park
 from park.secret import Secret
 from simulators.sparkplug_wire import DOUBLE, INT64, Metric, payload
-from symbiosis.services import default_broker
+from symbiosis.services import broker_of_simulation, default_broker
 from tests.collector.running import at, collecting, meter, mqtt, park_of, rows, until, until_stored
 from tests.fixtures import broker as brokers
 from tests.fixtures.authority import Authority
@@ -123,6 +123,13 @@ async def test_without_an_entry_the_authorities_of_the_system_are_trusted(
 def test_a_park_with_brokers_needs_no_other():
     assert default_broker(of_broker("mqtt://h")) == ""
     assert default_broker(park_of(mqtt("FT1"))).startswith("mqtt://127.0.0.1")
+
+
+def test_a_simulation_publishes_to_the_only_broker_of_the_park():
+    one = MqttBroker(id="b", url="mqtt://h")
+    assert broker_of_simulation(of_broker("mqtt://h")) == "mqtt://h"
+    assert broker_of_simulation(park_of(mqtt("FT1"))).startswith("mqtt://127.0.0.1")
+    assert broker_of_simulation(at_brokers(park_of(mqtt("FT1")), one, one)).startswith("mqtt://127.0.0.1")
 
 
 @needs_mosquitto
