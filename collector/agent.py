@@ -248,7 +248,7 @@ class Collector:
     async def _announce(self) -> None:
         """Tell when every subscription is in force."""
         await self._sources.armed()
-        self._coverage.begin(round(self._clock.now() * MICROS))
+        await self._writer.begin(round(self._clock.now() * MICROS))
         opcua = sum(len(places) for places in self._register.opcua.values())
         counts: dict[str, object] = {"opcua": opcua, "mqtt": len(self._register.mqtt)}
         if self._register.sparkplug:

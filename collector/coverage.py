@@ -81,8 +81,7 @@ class Coverage:
         self._resumed: set[int] = set()
         self._own: dict[int, Gap] = {}               # each meter's latest gap of its own
         self._silent: set[int] = set()               # whose own gap is open
-        self._begun_us: int | None = None            # since when meters that were never heard owe readings
-        self._added: dict[int, int] = {}             # the same of those that came with a changed park
+        self._owed: dict[int, int] = {}              # since when meters owe readings, though never heard
         self._disturbances: dict[str, _Disturbance] = {}
         self._changed: dict[str, Gap] = {}           # by key, in the order in which they changed
         self._grace_us = round(grace_s * MICROS)
@@ -110,7 +109,7 @@ class Coverage:
         """Go over to the register of a changed park at a run time [us]: meters that are gone owe nothing any more."""
         earlier = {place for places in self._places.values() for place in places}
         self._lay_out(register)
-        self._added |= dict.fromkeys(set(register.live) - earlier, now_us)
+        self._owed |= dict.fromkeys(set(register.live) - earlier, now_us)
         for place in register.dropped:
             self._last.pop(place, None)
             if place in self._silent:
@@ -179,14 +178,21 @@ class Coverage:
                 self._judge(disturbance, source, place, (stored_us, self._first[place]))
         self._settle(source, disturbance)
 
-    def begin(self, now_us: int) -> None:
-        """Note that every subscription is in force [us]: from now on meters that were never heard owe readings too."""
-        if self._begun_us is None:
-            self._begun_us = now_us
+    def owe(self, since_us: Mapping[int, int]) -> None:
+        """Take over since when meters owe readings by place [us], as an earlier process of the same run noted it."""
+        self._owed = {**since_us, **self._owed}
 
-    def _owes_since(self, place: int) -> int | None:
-        """Return since when a meter that was never heard owes readings [us]; None: not yet."""
-        return self._added.get(place, self._begun_us)
+    def begin(self, now_us: int) -> dict[int, int]:
+        """Note that every subscription is in force [us]: from now on meters that were never heard owe readings too.
+
+        Returns
+        -------
+        dict
+            Since when each meter owes readings, by place [us].
+        """
+        for place in chain.from_iterable(self._places.values()):
+            self._owed.setdefault(place, now_us)
+        return dict(self._owed)
 
     def inherit(self, gaps: Iterable[Gap]) -> None:
         """Take over gaps whose state an earlier process could not store."""
@@ -202,7 +208,7 @@ class Coverage:
             before = last.get(place)
             if before is None:
                 self._first[place] = source_us
-                begun_us = self._owes_since(place)
+                begun_us = self._owed.get(place)
                 if begun_us is not None and source_us - begun_us > self._skipped_us[place]:
                     self._miss(place, begun_us, source_us)
             if before is None or source_us > before:
@@ -220,7 +226,7 @@ class Coverage:
         """Open a gap for each interrupted source, and each meter of another, that owes a reading by `now_us` [us]."""
         marked = self._silent.union(*(disturbance.waiting for disturbance in self._disturbances.values()))
         for place in chain.from_iterable(self._places.values()):
-            last_us = self._last.get(place, self._owes_since(place))
+            last_us = self._last.get(place, self._owed.get(place))
             if last_us is None or place in marked:
                 continue
             if now_us - last_us - self._grace_us > self._patience_us[place]:

@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 
 from collector.backoff import Backoff
 from collector.batches import Batches, Chunk, batch_of
+from collector.begun import read_begun, write_begun
 from collector.coverage import Coverage, Gap
 from collector.dead_letters import DeadLetters
 from collector.durable import Away, Database, Disk
@@ -127,6 +128,8 @@ class Writer:
         last_us, gaps = await self._disk.open()
         self._in.coverage.inherit(gaps)
         places = {name: place for place, name in enumerate(self._in.register.ids)}
+        begun = await self._disk.use(lambda spool: read_begun(spool.settings.folder, self._since_us))
+        self._in.coverage.owe({places[name]: us for name, us in begun.items() if name in places})
         self._in.coverage.resume(
             {places[name]: us for name, us in last_us.items() if name in places and us >= self._since_us},
             [gap for gap in gaps if gap.ended_us is None and not gap.withdrawn], NOT_RUNNING)
@@ -134,6 +137,14 @@ class Writer:
         if not spool.is_empty:
             _logger.info("%d readings wait in the spool %s", spool.rows, spool.settings.folder)
             self._spooled.set()
+
+    async def begin(self, now_us: int) -> None:
+        """Note, durably, that every subscription is in force at this run time [us]."""
+        since_us = self._in.coverage.begin(now_us)
+        if self._disk is not None:
+            meters = {self._in.register.ids[place]: us for place, us in since_us.items()}
+            with contextlib.suppress(OSError):          # a disk that is full: the spool says so
+                await self._disk.use(lambda spool: write_begun(spool.settings.folder, self._since_us, meters))
 
     def close(self) -> None:
         """Let database and spool go; what runs in their threads is waited for."""

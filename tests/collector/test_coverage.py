@@ -72,6 +72,26 @@ def test_a_meter_that_is_always_slower_than_said_has_one_gap_that_grows():
     assert (gap.meter, gap.started_us, gap.ended_us) == ("A", us(0), us(27))
 
 
+def test_a_meter_that_was_never_heard_owes_readings_once_all_is_armed():
+    book = server("A", "B", "C")
+    book.advance(chunk((0, 0)))
+    book.begin(us(1))
+    book.begin(us(90))                      # all subscriptions are in force again
+    book.advance(chunk((0, 1), (0, 2), (1, 2), (2, 5)))
+    assert own(book) == [("C", us(1), us(5))]
+    later = server("A", "B")
+    later.owe({0: us(1)})                   # as an earlier collector noted it, before it was killed
+    assert later.begin(us(7)) == {0: us(1), 1: us(7)}
+    later.advance(chunk((0, 8), (1, 8)))
+    assert own(later) == [("A", us(1), us(8))]
+    silent = server("A")
+    silent.begin(us(1))
+    silent.tick(us(4))
+    assert own(silent) == []
+    silent.tick(us(5))
+    assert own(silent) == [("A", us(1), None)]
+
+
 def test_an_on_change_meter_may_be_quiet():
     book = server("A", sampling="on_change")
     book.advance(chunk((0, 0), (0, 100)))

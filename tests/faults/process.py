@@ -53,7 +53,7 @@ class Process:
         self._orders.append(word)
         self._write(word)
 
-    async def reached(self, state: str, within_s: float = 60.0) -> Mapping[str, Any]:
+    async def reached(self, state: str, within_s: float = 180.0) -> Mapping[str, Any]:
         """Wait until it says that it is in a state; return what it says of it."""
         async with asyncio.timeout(within_s), self._more:
             await self._more.wait_for(lambda: state in self._said)
@@ -70,7 +70,7 @@ class Process:
         self.signal(signal.SIGKILL)
         await self.ended()
 
-    async def ended(self, within_s: float = 60.0) -> int:
+    async def ended(self, within_s: float = 180.0) -> int:
         """Wait until it has ended by itself; return its exit code."""
         assert self._process is not None
         assert self._hearing is not None
