@@ -4,7 +4,7 @@ asyncua's client gives the services; its reconnecting, its subscriptions and its
 tags that fail once, keep one Publish outstanding, go on for ever after an error, and drop in silence what cannot be
 parsed. A new connection takes up the session that a lost one left at the server, where the server still has it.
 
-Here are connecting, resuming and closing. Not here: when to try again (`opcua.client`), what is asked of a session
+Here are connecting, resuming and closing. Not here: when to try again (`opcua.share`), what is asked of a session
 (`opcua.subscribing`, `opcua.publishing`), certificates and secrets (`opcua.security`).
 """
 
