@@ -115,8 +115,13 @@ class StuckMeters:
 
     @property
     def pausing(self) -> Bools:
-        """Meters that have just repeated themselves and may turn out to be stuck, bool, shape (n_meters,)."""
-        return np.array([memory.repeats >= AT_LEAST for memory in self._memory], dtype=np.bool_)
+        """Meters that have just repeated themselves and may turn out to be stuck, bool, shape (n_meters,).
+
+        One at zero or at the end of its span never is; if the balances contradict it, that is a bias.
+        """
+        return np.array([
+            memory.repeats >= AT_LEAST and memory.value not in exempt
+            for memory, exempt in zip(self._memory, self._exempt, strict=True)], dtype=np.bool_)
 
     def step(self, readings: Readings) -> list[Change]:
         """Judge the new readings of a window, in order of time for each meter."""

@@ -235,6 +235,14 @@ def test_plant_that_stands_still_reads_zero_and_is_not_stuck(stuck):
     assert feed(stuck, [0.0] * 500, start=1000) == []
 
 
+def test_meter_at_zero_is_left_to_the_balances(stuck):
+    feed(stuck, noisy(200, 0.01))
+    feed(stuck, [10.123] * 6, start=1000)
+    assert stuck.pausing.tolist() == [True, False, False]
+    feed(stuck, [0.0] * 500, start=2000)
+    assert not stuck.pausing.any()
+
+
 def test_meter_at_the_end_of_its_span_is_not_stuck():
     park = park_of([node("a.n")], [stream("X", "environment", "a.n")], [
         flow("F", "X", "receiver", 1.0, "kg/s", span=[0, 50])])
