@@ -239,7 +239,8 @@ def test_what_has_no_samples_is_counted(document, reason):
 
 
 def test_samples_may_be_pairs():
-    assert read_samples([[NOON_US, 1.5], [NOON_US + 1, 2.5]], samples="$", value="$[1]", time="$[0]", status=None)[0] == [
+    pairs = [[NOON_US, 1.5], [NOON_US + 1, 2.5]]
+    assert read_samples(pairs, samples="$", value="$[1]", time="$[0]", status=None)[0] == [
         (NOON_US, 1.5, 0), (NOON_US + 1, 2.5, 0)]
 
 
