@@ -145,7 +145,7 @@ def _proposal(proposal: Mapping[str, Any]) -> str:
         gains.append(f"{_count(split, 'groups')} told apart")
     if not told:
         own, every = proposal["drop_percent"], proposal["sharper_percent"]
-        gains.append(f"u95 falls by {own:.3g} % there, by {every:.2g} % in the mean of all")
+        gains.append(f"u95 falls by {own:.0f} % there, by {every:.1f} % in the mean of all")
     sure = "" if proposal["u95_percent"] is None else f" with u95 {proposal['u95_percent']:.2g} %"
     return f"{_place(proposal)}{sure}: {'; '.join(gains)}"
 
