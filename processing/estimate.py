@@ -1,7 +1,7 @@
 """The state of a park in one window: every flow, enthalpy and fraction reconciled, with its std.
 
     readings ──► average ──► observe ──► reconcile ──► observe ──► reconcile ──► Estimate
-                             std at plain means        std at the first estimate
+                             std at likely flows       std at the first estimate
 
 Here: that, and which variables the balances check (`status`). Not here: averages (window.py), what meters say
 (observation.py), equations (equations.py), least squares (solving.py, balance/), the rows that are stored (results.py).

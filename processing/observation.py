@@ -103,7 +103,8 @@ def observe(plan: Plan, means: Means, usable: Bools, estimate: Floats | None = N
     usable
         Slots whose meters are believed, bool, shape (n_slots,).
     estimate
-        The variables as first estimated, shape (n_variables,); without it variances are taken at plain means.
+        The variables as first estimated, shape (n_variables,); without it variances are taken at
+        what meters, balances and nominal flows make likely (expected.py).
     """
     return _Window(plan, means, usable & ~np.isnan(means.value), estimate).observation()
 
@@ -204,12 +205,9 @@ class _Window:
     def _expected(self, direct: Direct, value: Floats) -> Floats:
         """Return what each direct slot should say, in its variable's unit: see the rule on variances above."""
         variable = self.plan.slot_variable[direct.slot]
-        n = self.plan.equations.n_variables
         if self.estimate is None:
             usable = self.usable[direct.slot] & ~np.isnan(value)
-            count = np.bincount(variable[usable], minlength=n)
-            total = np.bincount(variable[usable], value[usable], minlength=n)
-            expected = np.where(count > 0, total / np.maximum(count, 1), self.plan.equations.scale)[variable]
+            expected = self.plan.expectation.sizes(variable, value, usable, self.plan.taken_as)[variable]
         else:
             expected = self.estimate[variable]
         least = LEAST_EXPECTED * self.plan.equations.scale[variable]

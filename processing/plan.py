@@ -19,6 +19,7 @@ import numpy as np
 from park.model import Park
 from park.properties import reference_enthalpy
 from processing.equations import NONE, End, Equations
+from processing.expected import Expectation
 from processing.meters import Bools, Floats, Ints, MeterArrays
 from processing.states import Region
 from processing.window import Slots
@@ -95,6 +96,20 @@ class Plan:
     def reference(self) -> float:
         """Enthalpy of the park's reference [kJ/kg]."""
         return reference_enthalpy(self.park.park.enthalpy_reference.temperature_degC)
+
+    @cached_property
+    def expectation(self) -> Expectation:
+        """What meters are held against before anything is estimated."""
+        return Expectation.of(self.park, self.equations)
+
+    @cached_property
+    def taken_as(self) -> Floats:
+        """What is taken to be so until meters speak, shape (n_variables,); NaN where nothing: losses, no changes."""
+        known = np.full(self.equations.n_variables, np.nan)
+        known[[delay.change for delay in self.equations.delays]] = 0.0
+        for variable, value, _ in self.declared:
+            known[variable] = value
+        return known
 
     @property
     def n_streams(self) -> int:
