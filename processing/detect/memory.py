@@ -2,8 +2,9 @@
 
 Two horizons. The short one is the mean of the last `PERSISTENCE` windows, all of one sign and none below half of it:
 soon there, but it has most of a window's noise. The long one is a running mean over about `LONG` windows, as long as
-the short one goes the same way: it finds what is small against that noise (a leak beside a tank whose level is coarse),
-later. Its variance, over that of one window's noise, is followed: 1 / n at first, rate / (2 - rate) in the end. It
+the short one goes the same way, and only where most of it was there before the last `PERSISTENCE` windows: it finds
+what is small against that noise (a leak beside a tank whose level is coarse), later, and leaves what has just jumped to
+the short one, which then has the size and the start of it. Its variance, over that of one window's noise, is followed: 1 / n at first, rate / (2 - rate) in the end. It
 begins anew when an error is named or ends, because what that did to its neighbours is in it.
 
 Here: that. Not here: the limits and the verdict (gross_errors.py). The main path enters at `Memory.add`.
@@ -61,7 +62,7 @@ class Memory:
         self._recent = np.concatenate([self._recent[:, 1:], now[:, None]], axis=1)
         seen = ~np.isnan(now).any(axis=0)
         self._count[seen] += 1
-        rate = np.maximum(2.0 / (LONG + 1.0), 1.0 / np.maximum(self._count, 1.0))
+        rate = _rate(self._count)
         self._mean[:, seen] += (rate * (now - self._mean))[:, seen]
         self._share[seen] = ((1.0 - rate) ** 2 * self._share + rate**2)[seen]
         self._learn_noise(declared, list(open_))
@@ -95,8 +96,20 @@ class Memory:
             return short
         with np.errstate(invalid="ignore"):
             now = recent.mean(axis=0)
+            before = self._long_before(recent, mean)
             goes_on = (np.sign(now) == np.sign(mean)) & (abs(now) > 0.5 * abs(mean)) & (self._count >= LONG // 2)
+            goes_on &= (np.sign(before) == np.sign(mean)) & (abs(before) > 0.5 * abs(mean))
         return np.where(goes_on, mean, 0.0)
+
+    def _long_before(self, recent: Floats, mean: Floats) -> Floats:
+        """Return what the long mean was before the last windows, shape (n,): these taken out of it again."""
+        count, before = self._count.copy(), mean.copy()
+        for window in recent[::-1]:
+            seen = ~np.isnan(window) & (count > 1)
+            rate = np.where(seen, _rate(count), 0.0)
+            before = (before - rate * np.where(seen, window, 0.0)) / (1.0 - rate)
+            count -= seen
+        return before
 
     def share(self, *, long: bool) -> Floats:
         """Return the variance of a mean over that of one window's noise, shape (n,)."""
@@ -126,6 +139,11 @@ class Memory:
                  self._count[k]), recent = stored[key][:6], stored[key][6:]
                 for which in (0, 1):
                     self._recent[which, :, k] = [np.nan if v is None else v for v in recent[which]]
+
+
+def _rate(count: Floats) -> Floats:
+    """Return how much of the long means the newest window is, shape (n,), by how many there have been."""
+    return np.asarray(np.maximum(2.0 / (LONG + 1.0), 1.0 / np.maximum(count, 1.0)), dtype=np.float64)
 
 
 def _lasting(recent: Floats) -> Floats:

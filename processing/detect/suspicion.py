@@ -120,7 +120,8 @@ class Teller:
         per_std = float(judged.std[m] / np.sqrt(judged.spread[m])) / slope
         bias, reading = finding.sharp * per_std, float(estimate.means.value[m])
         rate = _rate(meter)
-        share = "" if unit.offset or not reading else f" ({100.0 * bias * unit.scale / reading:+.1f} %)"
+        expected = reading - bias * unit.scale
+        share = "" if unit.offset or not expected else f" ({100.0 * bias * unit.scale / expected:+.1f} %)"
         finding_text = "than it used to, against the balances" if finding.by_change else (
             "than the balances and its u95 allow")
         return Opened(

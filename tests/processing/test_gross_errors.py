@@ -138,6 +138,28 @@ def test_biased_meter_is_told_from_a_leak():
     assert plant.results[-1].taken_out == ()
 
 
+@pytest.mark.parametrize(("bias", "share"), [(-9.99, -99.9), (10.0, 100.0)])
+def test_meter_that_jumps_is_named_from_the_jump_with_its_whole_size(bias, share):
+    """Not by a mean over many windows, most of which were before it; and as a share of what it should read."""
+    plant = Plant(both_ends())
+    plant.run(40)
+    plant.run(8, bias={"B1": bias})
+    assert plant.events == [("meter_bias", "B1", 40, None)]
+    found = plant.opened("meter_bias")
+    assert found.evidence["bias"] / 3.6 == pytest.approx(bias, rel=0.03)     # in t/h
+    said = float(found.message.split("(")[1].split(" %")[0])
+    assert said == pytest.approx(share, abs=3.0)
+
+
+def test_one_wild_window_is_no_bias():
+    plant = Plant(both_ends())
+    plant.run(40)
+    plant.run(1, bias={"B1": -9.99})
+    plant.run(1, bias={"B1": 500.0})
+    plant.run(6)
+    assert plant.events == []
+
+
 def test_what_no_balance_can_tell_is_said_with_the_meter():
     park = line(flow("A1", "A", "receiver", 2.0), flow("A2", "A", "receiver", 2.0), flow("B1", "B", "sender", 2.0))
     plant = Plant(park)
