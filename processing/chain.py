@@ -62,6 +62,8 @@ class WindowResult:
         Leaks that leave balances open, each as node and quantity.
     global_test, degrees_of_freedom
         Of the reconciliation; None where there was none.
+    solved
+        Whether the balances had a solution; without one no flow that they hold has a reconciled value.
     """
 
     start_us: int
@@ -75,6 +77,7 @@ class WindowResult:
     leaking: tuple[str, ...]
     global_test: float | None
     degrees_of_freedom: int | None
+    solved: bool
 
 
 @dataclass(frozen=True)
@@ -213,12 +216,13 @@ class Chain:
         inside = readings.between(estimate.start_us, estimate.end_us)
         times = inside.time_us[inside.quality != BAD]
         suspects = np.isin(np.array(self.table.ids), list(found.suspects))
-        solved = estimate.converged and bool(estimate.degrees_of_freedom)
+        tested = estimate.converged and bool(estimate.degrees_of_freedom)
         return WindowResult(
             estimate.start_us, estimate.end_us, len(times), int(times.max()) if times.size else None,
             self._reporter.rows(estimate, seen, suspects), in_agreement(flows, found.deviating), changes,
             found.taken_out, found.leaking,
-            estimate.global_test if solved else None, estimate.degrees_of_freedom if solved else None)
+            estimate.global_test if tested else None, estimate.degrees_of_freedom if tested else None,
+            estimate.converged)
 
     # -- state ----------------------------------------------------------------------------------------------------
 

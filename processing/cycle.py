@@ -89,8 +89,8 @@ def process(
         Set to stop.
     on_state
         Told ``"ready"`` once, ``"window"`` after each commit (start, end, closed_by, revision, readings, reconciled,
-        events, open_events by kind, park_version, lag_s, took_s), ``"waiting"`` with the reason when the database goes
-        away, ``"processing"`` when it is back.
+        solved, events, open_events by kind, park_version, lag_s, took_s), ``"waiting"`` with the reason when the
+        database goes away, ``"processing"`` when it is back.
     watch
         Gives the park when its files have changed; it is in force from the next boundary of windows on.
     """
@@ -123,6 +123,23 @@ def process(
         attempt += 1
 
 
+class Solutions:
+    """Logs when balances begin to have no solution, and when they have one again; silent in between."""
+
+    def __init__(self) -> None:
+        self._there = True
+
+    def note(self, solved: bool, start_us: int) -> None:
+        """Take in whether the balances of the window from `start_us` on [us since 1970 UTC] had a solution."""
+        if solved == self._there:
+            return
+        self._there, start = solved, results_store.instant(start_us).isoformat()
+        if solved:
+            log.info("balances have a solution again in the window at %s", start)
+        else:
+            log.warning("balances have no solution in the window at %s: nothing in it is reconciled", start)
+
+
 class _Session:
     """Processing over one connection; ends with the database."""
 
@@ -136,6 +153,7 @@ class _Session:
         self._count = 0
         self._computing_since = 0.0              # monotonic [s]
         self._rolled_us: int | None = None
+        self._solutions = Solutions()
 
     def __enter__(self) -> _Session:
         with ExitStack() as opened:
@@ -222,6 +240,7 @@ class _Session:
         presence = self._attendance.presence(readings, (window, end), gaps, self._closing.patience_us())
         result = self._chain.run(readings, window, end, presence)
         self._position.closed_us = end
+        self._solutions.note(result.solved, window)
         self._commit(result, Stamp(closed_by, self._now_us(), 0, self._version))
         self._intake.forget(end)
         return True
@@ -263,7 +282,8 @@ class _Session:
             "end": results_store.instant(result.end_us).isoformat(),
             "closed_by": stamp.closed_by, "revision": stamp.revision, "readings": result.readings,
             "reconciled": sum(row.reconciled is not None for row in result.rows.flows),
-            "events": len(result.changes), "lag_s": (stamp.computed_at_us - result.end_us) / 1e6,
+            "solved": result.solved, "events": len(result.changes),
+            "lag_s": (stamp.computed_at_us - result.end_us) / 1e6,
             "open_events": open_events, "park_version": self._version,
             "took_s": time.monotonic() - self._computing_since})
 

@@ -39,6 +39,9 @@ class ProcessMetrics:
             "symbiosis_window_duration_seconds", "Wall time that computing and storing a window took",
             buckets=_DURATION_S, registry=registry)
         self._readings = Counter("symbiosis_window_readings", "Readings in the windows computed", registry=registry)
+        self._unsolved = Counter(
+            "symbiosis_windows_unsolved", "Windows whose balances had no solution: nothing in them is reconciled",
+            registry=registry)
         self._changes = Counter("symbiosis_event_changes", "Events that began or ended", registry=registry)
         self._end = Gauge(
             "symbiosis_window_end_timestamp_seconds", "End of the last window closed", registry=registry)
@@ -52,6 +55,7 @@ class ProcessMetrics:
         self._windows.labels(detail["closed_by"]).inc()
         self._duration.observe(detail["took_s"])
         self._readings.inc(detail["readings"])
+        self._unsolved.inc(not detail["solved"])
         self._changes.inc(detail["events"])
         self._version.set(detail["park_version"])
         if detail["closed_by"] != "revised":

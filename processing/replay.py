@@ -39,11 +39,15 @@ OnProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Replayed:
-    """What a replay came to: what was read, and how many windows and events were found."""
+    """What a replay came to: what was read, how many windows and events were found.
+
+    `unsolved` of the windows are those whose balances had no solution: nothing in them is reconciled.
+    """
 
     read: Count
     windows: int
     events: int
+    unsolved: int = 0
 
 
 def replay(
@@ -87,7 +91,7 @@ def replay(
             for result in _windows(chain, recordings, tell):
                 results.write(result)
             results.finish()
-        return Replayed(recordings.count, results.windows, results.events)
+        return Replayed(recordings.count, results.windows, results.events, results.unsolved)
 
 
 def _read(recordings: Recordings, data: Sequence[Path], tell: OnProgress) -> None:

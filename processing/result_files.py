@@ -49,7 +49,7 @@ class Results:
         self._out, self._statements = out, Statements(park)
         self._open: dict[tuple[str, str, str], list[object]] = {}
         self._waiting: deque[list[object]] = deque()        # events from the first that is open on, in order
-        self.windows = self.events = 0
+        self.windows = self.events = self.unsolved = 0
 
     def __enter__(self) -> Results:
         with ExitStack() as files:
@@ -85,6 +85,7 @@ class Results:
         while self._waiting and self._waiting[0][ENDED] is not None:
             self._event.write([self._waiting.popleft()])
         self.windows += 1
+        self.unsolved += not result.solved
 
     def finish(self) -> None:
         """Write what is known at the end alone: events from the first that goes on, and the periods under way."""

@@ -218,8 +218,9 @@ class _FlowTable:
         measured = self._measured(f, h, seen)
         best, best_value = self._best(f, h, seen)
         coverage = self._coverage(seen, estimate.means.coverage)
+        status = self._status(estimate, ~np.isnan(measured), ~np.isnan(value))
         columns = (_nones(measured), _nones(value), _nones(std), _nones(value - measured),
-                   self._status(estimate, ~np.isnan(measured)), coverage.tolist(), best, _nones(best_value))
+                   status, coverage.tolist(), best, _nones(best_value))
         rows = (FlowRow(*head, *row) for head, *row in zip(self._heads, *columns, strict=True))
         if estimate.absent is None:
             return tuple(rows)
@@ -255,8 +256,11 @@ class _FlowTable:
             names[r] = self._plan.table.ids[s]
         return names, found
 
-    def _status(self, estimate: Estimate, measured: Bools) -> list[str]:
-        """Return the class of each flow; a heat flow is checked where both its flow and its enthalpy are."""
+    def _status(self, estimate: Estimate, measured: Bools, known: Bools) -> list[str]:
+        """Return the class of each flow; a heat flow is checked where both its flow and its enthalpy are.
+
+        What has no value is unobservable, whatever its meters promise: in a window whose balances have no solution.
+        """
         status, at = estimate.status, np.where(self._enthalpy == NONE, self._flow, self._enthalpy)
         observable = status.observable[self._flow] & status.observable[at]
         checked = (status.redundant | ~status.measured)
@@ -264,6 +268,7 @@ class _FlowTable:
         words = np.where(
             measured, np.where(redundant, "redundant", "nonredundant"),
             np.where(observable, "observable", "unobservable"))
+        words = np.where(known, words, "unobservable")
         return [str(word) for word in words]
 
     def _coverage(self, seen: Observation, of_slots: Floats) -> Floats:

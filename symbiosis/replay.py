@@ -67,7 +67,7 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 def _told(done: Replayed) -> Iterator[str]:
-    """Yield a line for each kind of rows that no result comes from."""
+    """Yield a line for each kind of windows and rows that no result comes from."""
     read = done.read
     if read.unknown:
         rows = sum(entry.rows for entry in read.unknown.values())
@@ -81,6 +81,9 @@ def _told(done: Replayed) -> Iterator[str]:
     if read.contradicted:
         some = ", ".join(read.contradictions)
         yield f"{read.contradicted} rows contradict an earlier one of the same meter and time, which stays: {some}"
+    if done.unsolved:
+        yield (f"{done.unsolved} of {done.windows} windows have no reconciled values: their balances have no solution "
+               "near what the meters say (too few meters, or not in the units of meters.csv or park.yaml?)")
 
 
 def _progress(stack: ExitStack) -> OnProgress | None:

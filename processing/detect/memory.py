@@ -4,8 +4,9 @@ Two horizons. The short one is the mean of the last `PERSISTENCE` windows, all o
 soon there, but it has most of a window's noise. The long one is a running mean over about `LONG` windows, as long as
 the short one goes the same way, and only where most of it was there before the last `PERSISTENCE` windows: it finds
 what is small against that noise (a leak beside a tank whose level is coarse), later, and leaves what has just jumped to
-the short one, which then has the size and the start of it. Its variance, over that of one window's noise, is followed: 1 / n at first, rate / (2 - rate) in the end. It
-begins anew when an error is named or ends, because what that did to its neighbours is in it.
+the short one, which then has the size and the start of it. Its variance, over that of one window's noise, is followed:
+1 / n at first, rate / (2 - rate) in the end. It begins anew when an error is named or ends, because what that did to
+its neighbours is in it.
 
 Here: that. Not here: the limits and the verdict (gross_errors.py). The main path enters at `Memory.add`.
 """
