@@ -138,8 +138,12 @@ class Link:
 
     async def close(self) -> None:
         """Send what is still to be acknowledged, leave, and end the thread; the broker keeps the session."""
-        if not self._started:
-            return
+        if self._started:
+            self._started = False
+            await self._part()
+        self._client._reset_sockets()       # paho leaves the pair that wakes its thread to its finaliser
+
+    async def _part(self) -> None:
         self._leave(self._client)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):

@@ -170,6 +170,7 @@ class _Ear:
         try:
             connect(self._client, self._broker, keeps_session=False)
         except OSError as error:
+            self._client._reset_sockets()
             raise BrokerError(f"cannot reach {self._broker}: {error}") from error
         self._client.loop_start()
         try:

@@ -78,6 +78,7 @@ class Client:
     def close(self) -> None:
         self.client.disconnect()
         self.client.loop_stop()
+        self.client._reset_sockets()
 
     def _connected(self, _client: object, _data: object, flags: Any, *_: object) -> None:
         self.session_present = flags.session_present

@@ -18,7 +18,7 @@ from park.brokers import MqttBroker
 from park.clock import REAL_TIME
 from park.errors import InputError
 from tests.collector.running import PATIENCE_S, at, collecting, mqtt, park_of, rows, spawned, until_stored
-from tests.fixtures.broker import TestBroker
+from tests.fixtures.broker import TestBroker, leave
 from tests.fixtures.proxy import FaultProxy
 
 
@@ -55,8 +55,7 @@ async def publishing(broker: TestBroker) -> AsyncIterator[Publisher]:
     try:
         yield Publisher(instrument)
     finally:
-        instrument.disconnect()
-        await asyncio.to_thread(instrument.loop_stop)
+        await asyncio.to_thread(leave, instrument)
 
 
 def reading(tick: int, value: Any, **more: Any) -> str:
