@@ -2,8 +2,6 @@
 
     python -m benchmarks.collector_rates [SECONDS]
 
-OPC UA: a server in another process pushes values at a steady pace; CPU of this process a value, for asyncua's own
-data-change handler (which stores nothing) and for the collector with its database writes.
 MQTT: messages at QoS 1 that wait in a session at mosquitto are drained; messages/s of a bare paho subscriber, which
 stores nothing and acknowledges at once, of the collector, whose acknowledgements wait for the commit, and of the
 collector with a spool while the database is away, whose acknowledgements wait for the disk. At 20 messages on their way
@@ -25,16 +23,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
 import psycopg
-from asyncua import Client, Server, ua
 from paho.mqtt.enums import CallbackAPIVersion
 
 from collector.agent import collect
@@ -43,7 +39,6 @@ from park.clock import REAL_TIME
 from park.model import Park
 from park.store import migrate
 from park.store.embedded import EmbeddedPostgres
-from simulators.opcua_server import Reading
 
 TAGS = 400
 ROUND_S = 0.1                   # 4,000 values/s: a third of what one asyncua server can push
@@ -71,36 +66,6 @@ def park_of(sources: list[dict[str, Any]]) -> Park:
 
 
 # -- the other processes ----------------------------------------------------------------------------------------------
-
-
-def serve(pipe: Connection) -> None:
-    """Serve nodes; push the number of rounds that the pipe asks for."""
-    logging.disable(logging.WARNING)
-    asyncio.run(_serve(pipe))
-
-
-async def _serve(pipe: Connection) -> None:
-    server = Server()
-    await server.init()
-    server.set_endpoint("opc.tcp://127.0.0.1:0")
-    server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
-    server.socket_address = ("127.0.0.1", 0)
-    await server.register_namespace("urn:benchmark")
-    nodes = [ua.NodeId(ua.String(f"M{i}"), ua.Int16(2)) for i in range(TAGS)]
-    for node in nodes:
-        await server.nodes.objects.add_variable(node, f"2:{node.Identifier}", 0.0)
-    write = server.iserver.aspace.write_attribute_value
-    async with server:
-        pipe.send(f"opc.tcp://127.0.0.1:{server.bserver.port}")
-        pushed = 0
-        while rounds := await asyncio.to_thread(pipe.recv):
-            begun = time.monotonic()
-            for k in range(rounds):
-                when: Any = START + timedelta(seconds=ROUND_S * pushed)
-                pushed += 1
-                for node in nodes:
-                    await write(node, ua.AttributeIds.Value, Reading(ua.Variant(float(k)), ua.StatusCode(), when, when))
-                await asyncio.sleep(max(0.0, begun + (k + 1) * ROUND_S - time.monotonic()))
 
 
 def publish(port: int, count: int) -> None:
@@ -149,30 +114,6 @@ async def collected(
 def _stored(conn: psycopg.Connection) -> int:
     row = conn.execute("select coalesce(sum(row_count), 0) from arrival").fetchone()
     return int(row[0]) if row else 0
-
-
-async def handled(url: str, count: int, begin: Callable[[], None]) -> Spent:
-    """Return wall seconds and CPU seconds of asyncua's handler until it has seen `count` values."""
-    whole = asyncio.Event()
-
-    class Handler:
-        seen = -TAGS                    # the first notification tells what was there before
-
-        def datachange_notification(self, _node: object, _value: object, _data: object) -> None:
-            self.seen += 1
-            if self.seen >= count:
-                whole.set()
-
-    async with Client(url) as client:
-        subscription = await client.create_subscription(100, Handler())
-        changes = ua.DataChangeFilter(Trigger=ua.DataChangeTrigger.StatusValueTimestamp)
-        nodes = [client.get_node(f"ns=2;s=M{i}") for i in range(TAGS)]
-        await subscription._subscribe(nodes, queuesize=1000, mfilter=changes)
-        await asyncio.sleep(0.5)
-        begun, cpu = time.monotonic(), time.process_time()
-        begin()
-        await whole.wait()
-        return time.monotonic() - begun, time.process_time() - cpu
 
 
 def subscribed(port: int, count: int) -> Spent:
@@ -237,25 +178,6 @@ async def spooled(park: Park, count: int, folder: Path, broker: str) -> Spent:
 
 
 # -- the runs ---------------------------------------------------------------------------------------------------------
-
-
-async def opcua(dsn: str, seconds: float) -> None:
-    """Run both OPC UA contenders and print them."""
-    ours, theirs = CONTEXT.Pipe()
-    server = CONTEXT.Process(target=serve, args=(theirs,))
-    server.start()
-    url = await asyncio.to_thread(ours.recv)
-    rounds = round(seconds / ROUND_S)
-    park = park_of([{"opcua": {"endpoint": url, "node_id": f"ns=2;s=M{i}"}} for i in range(TAGS)])
-
-    async def run(work: Callable[[int, Callable[[], None]], Awaitable[Spent]]) -> Spent:
-        return await work(rounds * TAGS, lambda: ours.send(rounds))
-
-    bare = await run(lambda count, begin: handled(url, count, begin))
-    full = await run(lambda count, begin: collected(park, dsn, count, begin))
-    ours.send(0)
-    server.join()
-    _print(f"OPC UA, {TAGS} tags, at the server's pace", rounds * TAGS, {"asyncua's handler": bare, "collector": full})
 
 
 async def mqtt(dsn: str, count: int, folder: Path, inflight: int) -> None:
@@ -327,7 +249,6 @@ async def main(seconds: float) -> None:
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as name, EmbeddedPostgres(Path(name)) as database:
         migrate(database.dsn)
-        await opcua(database.dsn, seconds)
         if MOSQUITTO is None:
             print("\nMQTT: not measured, there is no mosquitto here")
         for inflight in (20, 1_000) if MOSQUITTO else ():
