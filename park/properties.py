@@ -49,13 +49,6 @@ TRIPLE_PRESSURE = 611.657  # [Pa] the same
 HIGHEST_PRESSURE = 100e6            # [Pa] the same, section 4
 ZERO_CELSIUS = 273.15  # [K] and the lowest temperature that IF97 knows
 
-USUAL_TEMPERATURE = {"steam": 473.15, "water": 313.15}
-"""[K] by carrier, where nothing is said or measured: process steam of some 10 bar, warm water. Little hangs on it: the
-slopes of enthalpy and density differ by a few percent over the range that parks know."""
-
-USUAL_PRESSURE = {"steam": 1.0e6, "water": 4.0e5}
-"""[Pa] the same: process steam, water in pipes."""
-
 _BESIDE = 1e-6  # so far, relative to p, a state stays off the saturation line, on which (p, T) tells no phase
 _STEP_KELVIN = 0.01  # of the differences; truncation and rounding both stay below 1e-7 of a slope
 _STEP_PRESSURE = 1e-4  # relative

@@ -12,8 +12,9 @@ from functools import cache
 import numpy as np
 
 from park.model import WATER_DENSITY, Park, Phase, Stream
-from park.properties import USUAL_PRESSURE, USUAL_TEMPERATURE, enthalpy, phase_of, reference_enthalpy
+from park.properties import enthalpy, phase_of, reference_enthalpy
 from park.units import Dimension, dimension, to_si
+from park.usual import USUAL_PRESSURE, UsualTemperatures
 from processing.meters import STD_PER_U95
 from processing.placement import SAME_AS_WATER
 
@@ -38,6 +39,7 @@ class Guesses:
                 bounds = [bound for bound in (limit.low, limit.high) if bound is not None]
                 for stream in exchange.signed_streams if bounds else ():
                     self._note(stream, limit.property, bounds, limit.unit)
+        self._usual = UsualTemperatures(park, lambda stream: self._known.get((stream.id, "temperature")))
 
     def _note(self, stream: str, name: str, bounds: Sequence[float], unit: str) -> None:
         """Note the middle of a range."""
@@ -50,7 +52,8 @@ class Guesses:
         if (stream.id, name) in self._known:
             return self._known[stream.id, name]
         if name == "temperature":
-            return USUAL_TEMPERATURE.get(stream.carrier, ELSEWHERE[0])
+            usual = self._usual.of(stream)
+            return ELSEWHERE[0] if usual is None else usual
         if name == "pressure":
             return USUAL_PRESSURE.get(stream.carrier, ELSEWHERE[1])
         return PROPERTY.get(dimension(unit), 1.0)

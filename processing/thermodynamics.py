@@ -15,12 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from park.properties import (
-    USUAL_PRESSURE,
-    USUAL_TEMPERATURE,
-    saturation_pressure,
-    saturation_temperature,
-)
+from park.properties import saturation_pressure, saturation_temperature
+from park.usual import USUAL_PRESSURE, USUAL_TEMPERATURE
 from processing.combining import Values, combine
 from processing.equations import NONE
 from processing.meters import UNCERTAIN_FACTOR, Bools, Floats, Ints, Variances

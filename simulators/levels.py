@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from park.model import WATER_DENSITY, Amount, Exchange, Meter, Park, QualityLimit, Stream
-from park.properties import USUAL_PRESSURE, USUAL_TEMPERATURE
 from park.units import Dimension, dimension, to_si, to_si_difference
+from park.usual import USUAL_PRESSURE, UsualTemperatures
 
 if TYPE_CHECKING:
     from simulators.scenario import PropertyScenario, Scenario
@@ -70,6 +70,7 @@ class Levels:
                 self._meters[stream].append(meter)
         for exchange in park.exchanges:
             self._read(exchange)
+        self._usual = UsualTemperatures(park, lambda stream: self._said(stream, "temperature"))
 
     def _read(self, exchange: Exchange) -> None:
         """Take what an exchange says: limits hold for the streams that it counts positive."""
@@ -103,6 +104,13 @@ class Levels:
             return Level(1.0, 0.0)                              # water is water
         mean = self._typical(stream, name) if spanned is None else spanned
         return Level(mean, _std(name, mean, limits), guessed=True)
+
+    def _said(self, stream: Stream, name: str) -> float | None:
+        """Return what scenario, limits or spans say of a property; None: nothing."""
+        played, middle = self._played(stream, name), _middle(self._range(stream, name), name)
+        if played is not None:
+            return to_si(played.value, played.unit)
+        return middle if middle is not None else self._spanned(stream, name)
 
     def units(self, stream: Stream, name: str) -> list[str]:
         """Return the units in which a property of a stream is played, agreed and metered, in this order."""
@@ -150,7 +158,8 @@ class Levels:
     def _typical(self, stream: Stream, name: str) -> float:
         """Return a value for a property of which nothing is said."""
         if name == "temperature":
-            return USUAL_TEMPERATURE.get(stream.carrier, _AMBIENT)
+            usual = self._usual.of(stream)
+            return _AMBIENT if usual is None else usual
         if name == "pressure":
             return USUAL_PRESSURE.get(stream.carrier, _ATMOSPHERE)
         units = self.units(stream, name)

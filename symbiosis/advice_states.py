@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from park.model import Meter, Park, Stream
 from park.properties import ZERO_CELSIUS, enthalpy, saturation_temperature
 from park.units import si_unit, to_si
+from park.usual import HEAT_METERS
 from symbiosis.view import Advice, View, named, of
 
 VAGUE = 0.5  # of the nominal flow: a meter whose u95 is more tells little
@@ -87,6 +88,27 @@ def advise_on_heat_losses(view: View) -> Iterator[Advice]:
                     f"heat_loss_kw {loss.value:g} takes {loss.value / abs(flow):.3g} kJ/kg at its nominal flow: it "
                     "would arrive wet. Say phase: saturated with a dryness, or mend the loss",
                 )
+
+
+def advise_on_temperatures_of_heat_meters(view: View) -> Iterator[Advice]:
+    """Find heat meters between a supply and a return of which nothing says how warm they are."""
+    from processing.guesses import Guesses
+
+    guesses = Guesses(view.park)
+    for meter in view.park.meters:
+        if meter.quantity not in HEAT_METERS or min(meter.signed_streams.values(), default=0.0) >= 0.0:
+            continue
+        streams = [view.park.stream[stream] for stream in meter.signed_streams]
+        bare = [s for s in streams if s.has_enthalpy and not guesses.knows(s, "temperature")]
+        if bare:
+            taken = [f"{guesses.property(s, 'temperature') - ZERO_CELSIUS:.0f}" for s in bare]
+            yield of(
+                "meter",
+                meter.id,
+                f"nothing says how warm {named('stream', [s.id for s in bare])} may be: taken for "
+                f"{' and '.join(taken)} degC, and what it should read with them. Give a thermometer there a span, or "
+                "the agreement a limit of temperature",
+            )
 
 
 def advise_on_fractions(view: View) -> Iterator[Advice]:

@@ -377,6 +377,14 @@ def test_each_quantity_is_read_where_its_meter_stands() -> None:
     assert worst(park, truth) < CLOSED
 
 
+def test_a_heat_meter_reads_something_where_nothing_says_how_warm_supply_and_return_are() -> None:
+    """10 kg/s from 80 to 50 degC are 1.26 MW (IAPWS-IF97: 335.3 and 209.7 kJ/kg)."""
+    flow = nominal(10, "kg/s")
+    park = park_of([node("a"), node("b")], [stream("S", "a", "b", **flow), stream("R", "b", "a", **flow)],
+                   [meter("Q", streams={"S": 1, "R": -1}, side="sender", quantity="heat_flow", unit="kW")])
+    assert Truth(park).value(park.meters[0]) == pytest.approx(1256, rel=0.1)       # flows and temperatures wander
+
+
 def test_a_component_is_a_fraction_or_a_concentration_as_its_meter_is() -> None:
     park = decanter()
     truth = Truth(park, SOLIDS)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from processing.design_point import expect
 from symbiosis.advice_states import (
     advise_on_fractions,
     advise_on_heat_losses,
     advise_on_spans,
     advise_on_states_that_cannot_be,
+    advise_on_temperatures_of_heat_meters,
     advise_on_vague_meters,
 )
 from symbiosis.check import check
 from symbiosis.view import View
-from tests.processing.small_parks import HEAD, park_of
+from tests.processing.small_parks import HEAD, NOW, park_of
 
 PARK = """\
 nodes: [{{id: n, participant: a}}, {{id: m, participant: b}}]
@@ -133,6 +135,48 @@ meters:
     found = [str(a) for a in advise_on_fractions(View(park_of(tmp_path, text)))]
     assert [a.partition(" may carry")[0] for a in found] == (
         ["node 'n': nothing says how much salt stream 'S'"] if fires else [])
+
+
+HEAT_METER = """\
+nodes: [{id: n, participant: a}, {id: m, participant: b}]
+streams:
+  - {id: S, from: n, to: m, carrier: water, nominal: {value: 10, unit: kg/s}}
+  - {id: R, from: m, to: n, carrier: water, nominal: {value: 10, unit: kg/s}}
+meters:
+  - {id: Q, streams: {S: 1, R: -1}, side: sender, quantity: heat_flow, unit: MW, u95_percent_of_reading: 2,
+     source: {mqtt: {topic: Q}}}
+"""
+THERMOMETER = "  - {{id: T{0}, stream: {0}, side: sender, quantity: temperature, unit: degC, u95_absolute: 1, " \
+              "source: {{mqtt: {{topic: T{0}}}}}{1}}}\n"
+
+
+@pytest.mark.parametrize(("thermometers", "said"), [
+    ("", ["nothing says how warm streams S, R may be: taken for 80 and 50 degC,"]),
+    (THERMOMETER.format("S", ""), ["nothing says how warm streams S, R may be: taken for 80 and 50 degC,"]),
+    (THERMOMETER.format("R", ", span: [60, 80]"), ["nothing says how warm stream 'S' may be: taken for 100 degC,"]),
+    (THERMOMETER.format("S", ", span: [5, 9]"), ["nothing says how warm stream 'R' may be: taken for 14 degC,"]),
+    (THERMOMETER.format("S", ", span: [80, 120]") + THERMOMETER.format("R", ", span: [40, 60]"), []),
+])
+def test_a_supply_and_a_return_of_which_nothing_says_how_warm_they_are(thermometers, said, tmp_path):
+    found = list(advise_on_temperatures_of_heat_meters(View(park_of(tmp_path, HEAD + HEAT_METER + thermometers))))
+    assert [a.subject for a in found] == ["meter 'Q'"] * len(said)
+    assert [a.message.partition(" and what")[0] for a in found] == said
+
+
+def test_a_heat_meter_of_a_whole_stream_asks_for_no_second_temperature(tmp_path):
+    text = HEAD + HEAT_METER.replace("streams: {S: 1, R: -1}", "stream: S")
+    assert list(advise_on_temperatures_of_heat_meters(View(park_of(tmp_path, text)))) == []
+
+
+def test_check_judges_a_heat_meter_where_it_reads_something(tmp_path):
+    """10 kg/s from 80 to 50 degC are 1.26 MW (IAPWS-IF97: 335.3 and 209.7 kJ/kg)."""
+    meters = "".join(THERMOMETER.format(stream, "") for stream in ("S", "R")) + "".join(
+        METER.format(quantity="mass_flow", unit="kg/s", u95="u95_percent_of_reading: 1", low=0, high=20).replace(
+            "stream: S", f"stream: {stream}").replace(": F", f": F{stream}")
+        for stream in ("S", "R"))
+    expected = expect(park_of(tmp_path, HEAD + HEAT_METER + meters), NOW)
+    heat = {row.stream: row.reconciled for row in expected.flows if row.quantity == "heat_flow"}
+    assert heat["S"] - heat["R"] == pytest.approx(1256, rel=0.01)
 
 
 def test_what_is_odd_is_no_fault(tmp_path, capsys):

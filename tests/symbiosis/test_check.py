@@ -223,6 +223,8 @@ def test_every_adviser_speaks_up_somewhere(tmp_path, advise):
     texts.append(QUIET.replace("quantity: temperature", "quantity: quality.salt").replace(
         "unit: degC, u95", 'unit: "%", u95').replace("participant: b, conserves: [mass]", "participant: b, conserves: "
         "[mass, component.salt]").replace("property: temperature, unit: degC", 'property: ash, unit: "%"'))
+    texts.append(QUIET.replace("stream: S1, side: sender, quantity: volume_flow, unit: m3/h",
+                               "streams: {S1: 1, S3: -1}, side: sender, quantity: heat_flow, unit: MW"))
     assert any(list(advise(View(park_of(tmp_path, text)))) for text in texts)
 
 
