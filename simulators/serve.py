@@ -163,7 +163,8 @@ class _Run:
             stack.push_async_callback(self._publisher.close)
             self._check_dropouts(self._publisher)
         if any(m.source.sparkplug is not None for m in self.park.meters):
-            self._nodes = SparkplugNodes(broker, self.park, f"symbiosis-simulator-{self.park.park.name}")
+            self._nodes = SparkplugNodes(
+                broker, self.park, f"symbiosis-simulator-{self.park.park.name}", self.clock.now)
             stack.push_async_callback(self._nodes.close)
         gc.disable()
         stack.callback(gc.unfreeze)

@@ -81,6 +81,8 @@ class SparkplugNodes:
         The park; its Sparkplug meters are published.
     client_id
         How the clients' ids begin.
+    now
+        The run's clock [s since 1970]: BIRTH and DEATH bear its time, as readings do.
 
     Raises
     ------
@@ -88,7 +90,7 @@ class SparkplugNodes:
         If the URL is wrong, or an interval is not of whole milliseconds, the resolution of Sparkplug's times.
     """
 
-    def __init__(self, url: str, park: Park, client_id: str) -> None:
+    def __init__(self, url: str, park: Park, client_id: str, now: Callable[[], float] = time.time) -> None:
         layouts: dict[NodeKey, _Layout] = defaultdict(_Layout)
         self._where: dict[int, tuple[NodeKey, str]] = {}
         for position, meter in enumerate(park.meters):
@@ -103,7 +105,8 @@ class SparkplugNodes:
             self._where[position] = key, source.device or ""
         self.mask: NDArray[np.bool_] = np.array([i in self._where for i in range(len(park.meters))], dtype=np.bool_)
         self._nodes = {
-            key: EdgeNode(url, key, layout.devices, f"{client_id}-{'-'.join(key)}") for key, layout in layouts.items()}
+            key: EdgeNode(url, key, layout.devices, f"{client_id}-{'-'.join(key)}", now)
+            for key, layout in layouts.items()}
 
     @property
     def lost(self) -> int:
@@ -146,10 +149,15 @@ class EdgeNode:
         By device (empty: the node itself) the metric of each meter's position.
     client_id
         Of its own.
+    now
+        The run's clock [s since 1970].
     """
 
-    def __init__(self, url: str, key: NodeKey, devices: dict[str, dict[int, str]], client_id: str) -> None:
+    def __init__(
+        self, url: str, key: NodeKey, devices: dict[str, dict[int, str]], client_id: str, now: Callable[[], float],
+    ) -> None:
         self.lost = 0
+        self._now = now
         self._url = shown(url)
         self._group, self._name = key
         self._devices = devices
@@ -216,8 +224,11 @@ class EdgeNode:
         topic = f"{NAMESPACE}/{self._group}/{kind}/{self._name}"
         return f"{topic}/{device}" if device else topic
 
+    def _now_ms(self) -> int:
+        return int(self._now() * 1000)
+
     def _death(self) -> bytes:
-        return payload(_now_ms(), [Metric(self._bd_seq, name="bdSeq", datatype=INT64)], None)
+        return payload(self._now_ms(), [Metric(self._bd_seq, name="bdSeq", datatype=INT64)], None)
 
     def _be_born(self) -> None:
         """Publish the BIRTHs of the node and its devices; each tells the readings that went out last."""
@@ -250,7 +261,7 @@ class EdgeNode:
 
     def _send(self, kind: str, device: str, metrics: list[Metric], time_us: int | None = None) -> bool:
         """Publish the next message of the sequence; return whether the client took it."""
-        time_ms = _now_ms() if time_us is None else time_us // _MILLI
+        time_ms = self._now_ms() if time_us is None else time_us // _MILLI
         result = self._client.publish(self._topic(kind, device), payload(time_ms, metrics, self._seq), qos=0)
         if result.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             return False
@@ -326,7 +337,3 @@ class EdgeNode:
 
     def _on_publish(self, client: mqtt.Client, data: Any, mid: int, reason: ReasonCode, properties: Any) -> None:
         self._call(self._sent)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

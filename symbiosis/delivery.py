@@ -5,7 +5,8 @@ verdict is worded (`symbiosis.report`). The main path enters at `compare`.
 
     lost       sent after arming, not stored, and no marked gap covers it
     in gaps    sent after arming, not stored, and a marked gap covers it
-    unsent     stored and never sent, but for what the collector itself marks: a dead Sparkplug node's meters as bad
+    unsent     stored and never sent, but for what says that there is no reading: a dead Sparkplug node's meters as bad,
+               and the nulls in the BIRTH of one that was started again and has sampled nothing yet
     altered    stored with another SI value or status than sent
     conflict   a key that came with two values
 """
@@ -25,7 +26,7 @@ from psycopg.rows import class_row
 
 from park.clock import RunClock
 from park.model import Park
-from park.quality import NO_COMMUNICATION
+from park.quality import BAD_STATUS, NO_COMMUNICATION
 from park.units import conversion
 from symbiosis.tables import microseconds, query, whole_lines
 
@@ -181,9 +182,9 @@ def _differs(both: pd.DataFrame) -> npt.NDArray[np.bool_]:
 
 
 def _is_mark(both: pd.DataFrame, park: Park) -> npt.NDArray[np.bool_]:
-    """Whether the collector made a row to say that a Sparkplug node is dead, for each row; shape (n_rows,)."""
+    """Whether a row says that a Sparkplug node has no reading: it is dead, or newly born; shape (n_rows,)."""
     hosted = {meter.id for meter in park.meters if meter.source.sparkplug is not None}
-    says_so = (both["status_stored"] == NO_COMMUNICATION) & both["value_stored"].isna()
+    says_so = both["status_stored"].isin([NO_COMMUNICATION, BAD_STATUS]) & both["value_stored"].isna()
     result: npt.NDArray[np.bool_] = (says_so & both["meter"].isin(hosted)).to_numpy(bool)
     return result
 

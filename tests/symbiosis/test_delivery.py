@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from park.model import Park, Source, SparkplugSource
-from park.quality import NO_COMMUNICATION
+from park.quality import BAD_STATUS, NO_COMMUNICATION
 from symbiosis.delivery import Gap, hold_against, read_sent
 from tests.symbiosis.parks import small_park
 
@@ -66,8 +66,9 @@ def test_what_was_sent_and_stored_as_it_was_raises_nothing(sent, stored):
     assert found.examples == {}
 
 
-def test_what_marks_a_dead_node_was_not_sent_and_need_not_be(sent, stored):
-    mark = pd.DataFrame([("b.T", T0 + 17_000_000, None, NO_COMMUNICATION)], columns=stored.columns)
+@pytest.mark.parametrize("status", [NO_COMMUNICATION, BAD_STATUS], ids=["died", "newly born"])
+def test_what_says_that_a_node_has_no_reading_was_not_sent_and_need_not_be(status, sent, stored):
+    mark = pd.DataFrame([("b.T", T0 + 17_000_000, None, status)], columns=stored.columns)
     with_mark = pd.concat([stored, mark], ignore_index=True)
     assert verdict(sent, with_mark).unsent == 1                         # an MQTT meter has no node that could die
     meters = tuple(
