@@ -83,10 +83,10 @@ def test_children_of_a_killed_holder_are_waited_for(path: Path) -> None:
             assert lock.held
 
 
-@pytest.mark.parametrize("left", ["", "garbage", "1", "x y", "999999999 5", f"{os.getpid()} 1"])
+@pytest.mark.parametrize("left", ["", "garbage", "1", "x y", "999999999 5", "{pid} 1"])
 def test_what_a_dead_holder_left_names_nobody(path: Path, left: str) -> None:
     path.parent.mkdir()
-    path.write_text(left)
+    path.write_text(left.format(pid=os.getpid()))
     assert FolderLock(path, what="it").holder() is None
     with FolderLock(path, what="it") as lock:
         assert lock.held
