@@ -29,6 +29,8 @@ from park.store.readings import ReadingBatch
 Number = TypeVar("Number", int, float)
 Scalar = TypeVar("Scalar", bound=np.generic)
 
+NOT_RUNNING = "the collector was not running"
+
 
 @dataclass(slots=True)
 class Rows:
@@ -74,10 +76,13 @@ class Interruption:
         Why, as it stands in the gap.
     kept
         Whether the source says that it keeps what comes meanwhile (an MQTT session).
+    continues
+        Nothing is interrupted: the source kept what an earlier collector, which was killed, did not make durable.
     """
 
     cause: str
     kept: bool = False
+    continues: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +193,7 @@ class Batches:
         self.put_now(chunk)
 
     def put_now(self, chunk: Chunk) -> None:
-        """Queue a chunk whether or not there is room: for interruptions, which hold no rows."""
+        """Queue a chunk whether or not there is room: an interruption, or what came before a source could stop."""
         self._chunks.append(chunk)
         self._rows += len(chunk.rows)
         now = self._now()

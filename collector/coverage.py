@@ -83,6 +83,7 @@ class Coverage:
         self._silent: set[int] = set()               # whose own gap is open
         self._owed: dict[int, int] = {}              # since when meters owe readings, though never heard
         self._disturbances: dict[str, _Disturbance] = {}
+        self._continued: set[str] = set()            # sources that kept what came since an earlier process was killed
         self._changed: dict[str, Gap] = {}           # by key, in the order in which they changed
         self._grace_us = round(grace_s * MICROS)
         self.holes = Holes()
@@ -131,6 +132,13 @@ class Coverage:
         return {source for source, gap in gaps.items()
                 if gap is not None and gap.ended_us is None and not gap.withdrawn}
 
+    def is_settled(self, source: str, *, resumed: bool) -> bool:
+        """Whether no reading of a source may be missing that is not marked yet; `resumed`: the database was asked."""
+        disturbance = self._disturbances.get(source)
+        if disturbance is not None:
+            return disturbance.interruption.kept
+        return resumed or source in self._continued
+
     def open_gaps(self) -> Counter[str]:
         """Return the numbers of open gaps by source, those of single meters included."""
         return Counter([*self.in_gap(), *(self._source[place] for place in self._silent)])
@@ -160,7 +168,7 @@ class Coverage:
             known = {p: last_us[p] for p in places if p in last_us and p not in self._resumed}
             self._resumed |= known.keys()
             if known:
-                kept = protocol_of(source) == MQTT
+                kept = protocol_of(source) == MQTT or source in self._continued
                 self._resume_source(source, known, Interruption(cause, kept), opened.get(source))
 
     def _resume_source(self, source: str, known: Mapping[int, int], why: Interruption, open_gap: Gap | None) -> None:
@@ -257,8 +265,15 @@ class Coverage:
 
     def _interrupt(self, source: str, interruption: Interruption) -> None:
         """Hold the next readings of all meters against their last ones; a source that is still away stays so."""
-        known = {place for place in self._places.get(source, ()) if place in self._last}
         before = self._disturbances.get(source)
+        if interruption.continues:
+            self._continued.add(source)
+            if before is not None and not before.heard:
+                before.interruption = replace(before.interruption, kept=True)
+            return
+        if not interruption.kept:
+            self._continued.discard(source)
+        known = {place for place in self._places.get(source, ()) if place in self._last}
         if before is not None and not before.heard:
             if not interruption.kept:
                 before.interruption = Interruption(before.interruption.cause)

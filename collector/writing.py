@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from collector.backoff import Backoff
-from collector.batches import Batches, Chunk, batch_of
+from collector.batches import NOT_RUNNING, Batches, Chunk, batch_of
 from collector.begun import read_begun, write_begun
 from collector.coverage import Coverage, Gap
 from collector.dead_letters import DeadLetters
@@ -45,7 +45,6 @@ _logger = logging.getLogger(__name__)
 
 PATIENCE_S = 2.0            # a database that has not committed a batch by then is away; its answer may still come
 REPLAY_ROWS = 50_000        # written at once from the spool: a COPY of so many rows runs at its full rate
-NOT_RUNNING = "the collector was not running"
 DAMAGED = "the spool was damaged"
 DATABASE, SPOOL = "database", "spool"   # beside the names of sources, in what is waited for
 

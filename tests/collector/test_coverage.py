@@ -338,3 +338,47 @@ def test_gaps_that_an_earlier_collector_could_not_store_are_stored():
     assert marked(book) == [(us(0), None, "lost")]
     book.advance(chunk((0, 10)))
     assert marked(book) == [(us(0), us(10), "lost")]
+
+
+CONTINUES = Interruption("lost", kept=True, continues=True)
+
+
+def taken_over(*told):
+    """An on-change meter stored at 0 by a collector that was killed, heard again at 5 after what is told."""
+    book = server("A", sampling="on_change")
+    for what in told:
+        if what == "resume":
+            book.resume({0: us(0)}, [], "killed")
+        else:
+            book.advance(chunk(interruption=what))
+    book.advance(chunk((0, 5)))
+    if "resume" not in told:
+        book.resume({0: us(0)}, [], "killed")
+    return book
+
+
+@pytest.mark.parametrize("told", [("resume", CONTINUES), (CONTINUES, "resume"), (CONTINUES,)])
+def test_a_source_that_continues_where_a_killed_collector_stopped_leaves_no_gap(told):
+    assert marked(taken_over(*told)) == []
+
+
+@pytest.mark.parametrize("told", [("resume",), (), ("resume", KEPT), (CONTINUES, BEFORE), (CONTINUES, BEFORE, "resume"),
+                                  ("resume", CONTINUES, BEFORE), ("resume", BEFORE)])
+def test_one_that_does_not_continue_or_has_lost_something_since_does(told):
+    assert marked(taken_over(*told)) == [(us(0), us(5), "killed")]
+
+
+def test_what_a_source_owes_is_settled_once_its_meters_were_heard_or_it_kept_everything():
+    book = server("A", "B")
+    assert not book.is_settled(SERVER, resumed=False)
+    assert book.is_settled(SERVER, resumed=True)
+    book.advance(chunk((0, 0), (1, 0)))
+    book.advance(chunk((0, 1), interruption=BEFORE))
+    assert not book.is_settled(SERVER, resumed=True)
+    book.advance(chunk((1, 1)))
+    assert book.is_settled(SERVER, resumed=True)
+    book.advance(chunk(interruption=KEPT))
+    assert book.is_settled(SERVER, resumed=True)
+    another = server("A")
+    another.advance(chunk(interruption=CONTINUES))
+    assert another.is_settled(SERVER, resumed=False)
