@@ -19,6 +19,7 @@ from collector.coverage import Coverage
 from collector.dead_letters import DeadLetters
 from collector.metrics import CollectorMetrics
 from collector.opcua.client import quiet_library
+from collector.opcua.handover import Keeping
 from collector.register import Register, register_of
 from collector.rejections import Rejections
 from collector.sources import Outflow, Reach, Sources, end
@@ -153,7 +154,8 @@ class Collector:
         self.metrics = CollectorMetrics(self._standing, store.spool.folder / FILE_NAME if store.spool else None)
         self._said: tuple[str, dict[str, object]] = ("", {})
         self._ending = False
-        outflow = Outflow(self._batches, self._rejections, clock, self._statuses, self._tell)
+        keeping = Keeping(store.spool.folder if store.spool else None, self._is_settled)
+        outflow = Outflow(self._batches, self._rejections, clock, self._statuses, self._tell, keeping)
         self._sources = Sources(reach, outflow)
         self._sources.make(self._sources.prepare(park, self._register))
         self._coverage.holes.on_hole = lambda hole: self._sources.fill(hole, self._coverage.filled)
@@ -273,6 +275,9 @@ class Collector:
             status.become(State.STOPPED)
         await self._writer.note(self._source_rows())
 
+    def _is_settled(self, source: str) -> bool:
+        return self._coverage.is_settled(source, resumed=self._writer.is_resumed)
+
     def _count(self, chunk: Chunk) -> None:
         self._statuses[chunk.source].count(chunk.rows)
 
@@ -314,11 +319,12 @@ async def _tasks(group: asyncio.TaskGroup) -> AsyncIterator[_Start]:
 
 
 def _difference(before: Register, after: Register) -> str:
-    """Return in words how the meters differ; one that is read in another way has another place."""
+    """Return in words what is collected now; a meter that is read in another way has another place."""
     olds, news = ({register.ids[place]: place for place in register.live} for register in (before, after))
     anew = sum(olds[meter] != news[meter] for meter in olds.keys() & news.keys())
-    return (f"{len(news.keys() - olds.keys())} meters added, {len(olds.keys() - news.keys())} dropped, "
-            f"{anew} read in another way")
+    if olds == news:
+        return "what is collected stays as it is"
+    return f"meters collected now: {len(news)}" + (f", in another way than before: {anew}" if anew else "")
 
 
 def _first_of(group: BaseExceptionGroup[SymbiosisError]) -> SymbiosisError:

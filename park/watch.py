@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from park.changes import in_words
 from park.errors import ParkError
 from park.load import load_park
 from park.model import Park
@@ -109,9 +110,10 @@ class ParkWatch:
         return None
 
     def accept(self, line: str) -> None:
-        """Note that the park that was taken is in force."""
+        """Note that the park that was taken is in force, and what the service does now."""
+        changed = in_words(self.in_force, self._taken)
         self.in_force = self._taken
-        self._tell("applied", f"{self._path.name} has changed: {line}")
+        self._tell("applied", f"{self._path.name} has changed: {changed}; {line}")
 
     def refuse(self, reason: str) -> None:
         """Note that the park that was taken cannot be put into force: the one before goes on."""

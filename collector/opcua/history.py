@@ -242,8 +242,8 @@ class Historian:
     def _say_none(self, page: _Page) -> None:
         if not self._said_none:
             self._said_none = True
-            _logger.info("%s: %s cannot be filled from history: %s (said once a server)",
-                         self._source, page.item.tag.meter, page.refused)
+            _logger.info("%s: a gap of %s stays: the server was asked for what it holds of that time, but %s "
+                         "(said once a server)", self._source, page.item.tag.meter, page.refused)
 
 
 def _tell_filled(tasks: Sequence[_Task]) -> None:

@@ -66,8 +66,8 @@ def test_a_changed_table_of_meters_gives_the_park_once(watched):
     park = watched.looks()
     assert [meter.id for meter in park.meters] == ["A", "B"]
     assert watched.looks(5) is None
-    watched.watch.accept("1 meter added")
-    assert watched.told == [("applied", "park.yaml has changed: 1 meter added")]
+    watched.watch.accept("it is collected")
+    assert watched.told == [("applied", "park.yaml has changed: meter 'B' added; it is collected")]
 
 
 def test_a_file_is_not_read_while_it_still_changes(watched):

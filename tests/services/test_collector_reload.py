@@ -110,7 +110,7 @@ async def test_opcua_tags_come_and_go_over_one_subscription_and_no_reading_of_ot
         await server.push("FT2", 2.0, datetime.now(UTC))
         await until_stored(postgres_dsn, 5)
         assert await of.change(first, third) == (
-            "applied", "park.yaml has changed: 1 meters added, 1 dropped, 0 read in another way")
+            "applied", "park.yaml has changed: meter 'FT3' added, meter 'FT2' dropped; meters collected now: 2")
         dropped = datetime.now(UTC)
         await server.push("FT2", 2.5, dropped)
         await server.push("FT3", 3.0, datetime.now(UTC))
@@ -190,7 +190,9 @@ async def test_a_meter_that_is_read_in_another_unit_keeps_what_was_read_in_the_o
     async with plant(tmp_path, postgres_dsn, opcua(server.url, "FT1", unit="t/h")) as of:
         await server.push("FT1", 3.6, datetime(2026, 3, 1, tzinfo=UTC))
         await until_stored(postgres_dsn, 1)
-        assert "1 read in another way" in (await of.change(opcua(server.url, "FT1", unit="kg/s")))[1]
+        result, line = await of.change(opcua(server.url, "FT1", unit="kg/s"))
+        assert result == "applied"
+        assert line.endswith("meter 'FT1' has another unit; meters collected now: 1, in another way than before: 1")
         await server.push("FT1", 3.6, datetime(2026, 3, 2, tzinfo=UTC))
         await until_stored(postgres_dsn, 2)
     assert [value for (value,) in rows(postgres_dsn, "select value from reading order by source_time")] == [1.0, 3.6]

@@ -93,7 +93,7 @@ async def test_a_wrong_file_is_refused_survives_a_kill_and_a_right_one_is_taken_
         assert run.said("the one before goes on: park.yaml:1: meter 'A': ") == 3
         run.write("A", "B")
         run.until(lambda: all(run.reloads(service, "applied") == 1 for service in ("collect", "process")), "the change")
-        assert run.said("park.yaml has changed: 1 meters added, 0 dropped, 0 read in another way") == 1
+        assert run.said("park.yaml has changed: meter 'B' added; ") == 2
         async with publishing(broker) as instrument:
             payload = json.dumps({"value": 1.0, "ts": datetime.now(UTC).isoformat()})
             for meter in ("A", "B"):
