@@ -8,9 +8,10 @@ missing. The main path enters at `read_begun`.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
+
+from collector.whole_file import write_whole
 
 FILE_NAME = "begun.json"
 
@@ -37,14 +38,4 @@ def write_begun(folder: Path, run_us: int, meters: Mapping[str, int]) -> None:
     OSError
         If the disk takes nothing; the file is then as it was.
     """
-    draft = folder / f"{FILE_NAME}.new"
-    with draft.open("w", encoding="utf-8") as file:
-        json.dump({"run_us": run_us, "meters": dict(meters)}, file, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(folder / FILE_NAME)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    write_whole(folder / FILE_NAME, json.dumps({"run_us": run_us, "meters": dict(meters)}, ensure_ascii=False))

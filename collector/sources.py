@@ -23,6 +23,7 @@ from collector.mqtt.broker import Broker, brokers_of
 from collector.mqtt.client import MqttSource
 from collector.mqtt.payload import Topics, rules_of
 from collector.opcua.client import Endpoint, OpcuaSource
+from collector.opcua.handover import Keeping
 from collector.opcua.tags import Tag, tags_of
 from collector.register import MQTT, OPCUA, Register, opcua_source, protocol_of
 from collector.rejections import Rejections
@@ -57,13 +58,17 @@ class Reach:
 
 @dataclass(frozen=True)
 class Outflow:
-    """What sources need of the collector: where readings go, what is rejected, whose time it is, who notes states."""
+    """What sources need of the collector.
+
+    Where readings go, what is rejected, whose time it is, who notes states, and what is left to the next collector.
+    """
 
     batches: Batches
     rejections: Rejections
     clock: RunClock
     statuses: dict[str, SourceStatus]
     on_change: Callable[[], None]
+    keeping: Keeping
 
 
 @dataclass(frozen=True)
@@ -195,7 +200,8 @@ class Sources:
         status = out.statuses[name] = SourceStatus(name, protocol, out.clock.now, lambda _: out.on_change())
         if protocol == OPCUA:
             server, at, tags = plan.servers[name]
-            return _Running(OpcuaSource(at, tags, out.batches, status, out.rejections, out.clock), server)
+            return _Running(OpcuaSource(at, tags, out.batches, status, out.rejections, out.clock, out.keeping),
+                            server)
         broker = plan.brokers[name]
         if protocol == MQTT:
             topics = Topics(rules_of(plan.register, name), out.rejections, name)

@@ -110,6 +110,11 @@ class Writer:
         return {name: away.detail for name, away in places.items() if away is not None and away.detail is not None}
 
     @property
+    def is_resumed(self) -> bool:
+        """Whether the database was asked what is stored of this run."""
+        return self._resumed.is_set()
+
+    @property
     def spooled_rows(self) -> int:
         """Readings that wait in the spool."""
         return self._disk.spool.rows if self._disk else 0

@@ -3,6 +3,7 @@
     OpcuaSource          the server: its tags dealt out to sessions, its state as a whole
       Share              the tags of one session, from connection to connection
         session          connecting, taking up what a lost connection left
+        handover         what is left to the next collector, should this one be killed
         subscribing      what the server was asked to watch
         publishing       what that brings: the way of a value is told there
         history          holes filled from what the server has kept
@@ -17,12 +18,14 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from collector.backoff import Backoff
-from collector.batches import Batches, Chunk, Interruption
+from collector.batches import NOT_RUNNING, Batches, Chunk, Interruption
 from collector.holes import Hole
+from collector.opcua.handover import Handover, Keeping, Owner
 from collector.opcua.publishing import Publisher
 from collector.opcua.security import Settings, settings_of
 from collector.opcua.session import quiet_library
@@ -32,6 +35,7 @@ from collector.opcua.values import Values
 from collector.register import opcua_source
 from collector.rejections import Rejections
 from collector.status import SourceStatus, State
+from collector.times import micros_of_seconds
 from park.clock import RunClock
 from park.servers import OpcuaServer
 
@@ -81,25 +85,30 @@ class OpcuaSource:
         Where it says how it fares.
     clock
         The run's clock.
-    backoff
-        How long to wait between attempts.
+    keeping
+        Where it notes what is at the server; None: nothing is left to a next collector.
     """
 
     def __init__(
         self, endpoint: Endpoint, tags: Sequence[Tag], batches: Batches, status: SourceStatus, rejections: Rejections,
-        clock: RunClock, backoff: Backoff | None = None,
+        clock: RunClock, keeping: Keeping | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.armed = asyncio.Event()            # every tag was asked for and answered, once
-        self.backoff = backoff or Backoff()
+        self.backoff = Backoff()
         self.knocking = asyncio.Lock()          # one session at a time tries to connect
         self.values = Values(endpoint.source, rejections, secrets.randbelow(_MOST_HANDLES))
         self.batches = batches
+        self._continuing: set[Share] = set()    # sessions that may go on where an earlier collector's stopped
         self.clock = clock
         self._status = status
         self.publisher = Publisher(endpoint.source, self.values, batches, rejections, clock, self.interrupted,
                                    status.hear)
-        self._shares = [Share(self) for _ in range(_sessions(endpoint.settings.server, tags))]
+        self._keeping = keeping or Keeping()
+        owners = (Owner(endpoint.source, endpoint.url, micros_of_seconds(clock.start), number)
+                  for number in range(_sessions(endpoint.settings.server, tags)))
+        self._shares = [Share(self, Handover(self._keeping.folder, owner)) for owner in owners]
+        self._inherit()
         self._deal(tags)
 
     async def run(self) -> None:
@@ -113,6 +122,16 @@ class OpcuaSource:
         async with asyncio.TaskGroup() as group:
             for number, share in enumerate(self._shares):
                 group.create_task(share.run(), name=f"{self.endpoint.source} session {number}")
+
+    def _inherit(self) -> None:
+        """Go on from what an earlier collector left at the server."""
+        positions = [share.inherit() for share in self._shares]
+        known = [position for position in positions if position is not None]
+        if len(known) == len(positions) and all(position.settled for position in known):
+            self._continuing = set(self._shares)
+        if known:                               # until it is asked, nothing was heard of it since
+            asked_at = time.time() - max(position.asked_s for position in known)
+            self._status.hear(micros_of_seconds(self.clock.at(asked_at)))
 
     async def apply(self, tags: Sequence[Tag]) -> None:
         """Collect these tags from now on, without touching those that stay.
@@ -130,7 +149,7 @@ class OpcuaSource:
 
     def _deal(self, tags: Sequence[Tag]) -> None:
         """Give each session its tags: those that it has, and of the new ones as many readings as the others."""
-        homes = {meter: share for share in self._shares for meter in share.tags}
+        homes = {meter: share for share in self._shares for meter in (*share.watched, *share.tags)}
         dealt: dict[Share, dict[str, Tag]] = {share: {} for share in self._shares}
         rates = dict.fromkeys(self._shares, 0.0)
         for tag in sorted(tags, key=lambda tag: tag.meter not in homes):
@@ -170,6 +189,19 @@ class OpcuaSource:
     def interrupted(self, cause: str, *, kept: bool = False) -> None:
         """Note that readings may be missing from here on; `kept`: only if the server's queues did not last."""
         self.batches.put_now(Chunk(self.endpoint.source, interruption=Interruption(cause, kept)))
+
+
+    def continues(self, share: Share) -> None:
+        """Note that a session goes on where an earlier collector's stopped; once all do, nothing was interrupted."""
+        if share in self._continuing:
+            self._continuing.discard(share)
+            if not self._continuing:
+                self.batches.put_now(Chunk(self.endpoint.source, interruption=Interruption(
+                    NOT_RUNNING, kept=True, continues=True)))
+
+    def is_settled(self) -> bool:
+        """Whether nothing of it may be missing that is not marked."""
+        return self._keeping.is_settled(self.endpoint.source)
 
 
 def _sessions(server: OpcuaServer, tags: Iterable[Tag]) -> int:

@@ -10,7 +10,8 @@ The encoding is that of OPC 10000-6, 5.2.2; PublishResponse and its parts are in
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -77,6 +78,8 @@ class Published:
         Values, in the server's order.
     ended
         Why the server ended the subscription; None if it did not.
+    available
+        Sequence numbers that the server keeps for being asked for again.
     """
 
     result: int
@@ -85,6 +88,7 @@ class Published:
     has_data: bool
     items: list[Item]
     ended: str | None = None
+    available: Sequence[int] = ()
 
 
 class _Unusual(Exception):
@@ -103,6 +107,21 @@ def published(data: bytes) -> Published:
         return _by_short_way(data)
     except (_Unusual, struct.error, IndexError):
         return _by_asyncua(data)
+
+
+def republished(data: bytes, subscription: int) -> Published:
+    """Return what the answer to a republish request says, its sequence number 0 if it says nothing.
+
+    Raises
+    ------
+    UaStructParsingError
+        If it cannot be read.
+    """
+    try:
+        response = struct_from_binary(ua.RepublishResponse, Buffer(data))
+    except _UNREADABLE as error:
+        raise UaStructParsingError from error
+    return published_of(response.NotificationMessage, subscription, response.ResponseHeader.ServiceResult.value)
 
 
 def us_of_ticks(ticks: int) -> int:
@@ -143,19 +162,20 @@ def _by_short_way(data: bytes) -> Published:
     if data[at : at + 8] not in (_PLAIN_HEADER, bytes(8)):
         raise _Unusual
     subscription, = _UINT.unpack_from(data, at + 8)
-    at = _after_array(data, at + 12)
+    available, at = _numbers(data, at + 12)
     _, sequence, _, notifications = _MESSAGE.unpack_from(data, at)
     at += _MESSAGE.size
     items: list[Item] = []
     for _ in range(notifications):
         at = _read_data_change(data, at, items)
-    return Published(result, subscription, sequence, notifications > 0, items)
+    return Published(result, subscription, sequence, notifications > 0, items, available=available)
 
 
-def _after_array(data: bytes, at: int) -> int:
-    """Return the position after an array of 32-bit numbers."""
-    count: int = _COUNT.unpack_from(data, at)[0]
-    return at + _COUNT.size + 4 * max(0, count)
+def _numbers(data: bytes, at: int) -> tuple[tuple[int, ...], int]:
+    """Return an array of 32-bit numbers, and the position after it."""
+    count = max(0, _COUNT.unpack_from(data, at)[0])
+    at += _COUNT.size
+    return struct.unpack_from(f"<{count}I", data, at), at + 4 * count
 
 
 def _read_data_change(data: bytes, at: int, items: list[Item]) -> int:
@@ -187,9 +207,10 @@ def _by_asyncua(data: bytes) -> Published:
         response = struct_from_binary(ua.PublishResponse, Buffer(data))
     except _UNREADABLE as error:
         raise UaStructParsingError from error
-    return published_of(
-        response.Parameters.NotificationMessage, response.Parameters.SubscriptionId,
-        response.ResponseHeader.ServiceResult.value)
+    return replace(
+        published_of(response.Parameters.NotificationMessage, response.Parameters.SubscriptionId,
+                     response.ResponseHeader.ServiceResult.value),
+        available=tuple(response.Parameters.AvailableSequenceNumbers or ()))
 
 
 def published_of(message: ua.NotificationMessage, subscription: int, result: int = 0) -> Published:

@@ -1,9 +1,16 @@
 """What a subscription brings: publish requests kept at the server, their answers turned into rows and acknowledged.
 
-The way of a value: `Publisher.fetch` awaits a publish response, `opcua.decode` reads it, `opcua.values` turns it into
-rows, `Batches.put` takes them (and waits while memory is full), and only then the notification is acknowledged and the
-next one asked for. A subscription that outlived its connection is asked first for the notifications that were on their
-way (`Publisher.catch_up`), so that a cut connection loses nothing that the server still has.
+    server ──► Publisher.fetch ──► decode ──► values ──► Batches ─ ─ ► durable
+       ▲                                                                  │
+       └── acknowledged with the next request ◄── Receipts ◄──────────────┘
+
+A notification is the server's until its readings are in the database or the spool: only then its number is
+acknowledged. What did not come, for a connection or a collector that was lost on the way, is asked for again
+(Republish) before what came after it is taken in; what the server has not any more is said to be missing. While memory
+is full the server is told to publish nothing, and goes on to be asked, so that it does not give us up.
+
+Here is the way of a value. Not here: which numbers are missing or may go (`opcua.receipts`), and the connection
+(`opcua.share`, `opcua.session`).
 """
 
 from __future__ import annotations
@@ -13,12 +20,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from asyncua import ua
-from asyncua.ua.uaerrors import BadMessageNotAvailable, BadTooManyPublishRequests, UaStructParsingError
+from asyncua.ua.uaerrors import BadTooManyPublishRequests, UaStructParsingError
 
 from collector.batches import Batches, Chunk, Rows
-from collector.opcua.decode import Published, published_of
+from collector.opcua.decode import Published
 from collector.opcua.session import ServerSession, cancel
 from collector.opcua.subscribing import Subscription
 from collector.opcua.values import Values
@@ -28,9 +36,6 @@ from park.clock import RunClock
 
 PUBLISHES = 3               # requests a server holds, so that it can publish while an answer is under way
 LATE_S = 0.1                # to read what came while this process stood still
-_LAST_SEQUENCE = 0xFFFFFFFF
-
-Acknowledgements = list[ua.SubscriptionAcknowledgement]
 
 
 class ServerSilentError(ConnectionError):
@@ -43,15 +48,21 @@ class SubscriptionEndedError(ConnectionError):
 
 @dataclass(frozen=True)
 class _Publish:
-    """A publish request on its way, and when it was sent [monotonic s]."""
+    """A publish request on its way: when it was sent [monotonic s], with what, and whether data were wanted."""
 
     answer: asyncio.Task[Published]
     asked_at: float
+    acknowledged: list[int]
+    for_data: bool
 
     @classmethod
-    def ask(cls, session: ServerSession, acknowledge: Acknowledgements) -> _Publish:
-        """Send a request that acknowledges these notifications."""
-        return cls(asyncio.create_task(session.published(acknowledge)), time.monotonic())
+    def ask(cls, session: ServerSession, subscription: Subscription) -> _Publish:
+        """Send a request that acknowledges what is durable."""
+        numbers = subscription.receipts.take()
+        acknowledge = [ua.SubscriptionAcknowledgement(ua.IntegerId(subscription.id), ua.Counter(number))
+                       for number in numbers]
+        return cls(asyncio.create_task(session.published(acknowledge)), time.monotonic(), numbers,
+                   subscription.paused_at is None)
 
 
 class Publisher:
@@ -87,52 +98,71 @@ class Publisher:
         self._interrupted = interrupted
         self._heard = heard
 
-    async def catch_up(self, session: ServerSession, subscription: Subscription) -> Acknowledgements:
-        """Take in what was on its way when a connection was lost; return what to acknowledge.
+    async def catch_up(self, session: ServerSession, subscription: Subscription) -> None:
+        """Take in what was on its way when a connection, or a collector, was lost.
 
         Raises
         ------
         UaStatusCodeError
             If the server does not know the subscription any more, or does not republish.
         """
-        acknowledge: Acknowledgements = []
-        while True:
-            missing = subscription.next_sequence or 1
-            try:
-                message = await session.republish(subscription.id, missing)
-            except BadMessageNotAvailable:
-                return acknowledge
-            if message.SequenceNumber != missing:       # asyncua answers with an empty message
-                return acknowledge
-            acknowledge += await self._take_in(published_of(message, subscription.id), subscription)
+        while await self._take_again(session, subscription, subscription.receipts.next or 1):
+            pass
 
     async def fetch(
-        self, session: ServerSession, subscription: Subscription, acknowledge: Acknowledgements
+        self, session: ServerSession, subscription: Subscription, note: Callable[[], None] = lambda: None
     ) -> None:
-        """Keep publish requests at the server, and take in what they bring, in order, until it fails."""
-        requests = deque([_Publish.ask(session, acknowledge)])
-        requests.extend(_Publish.ask(session, []) for _ in range(PUBLISHES - 1))
-        asked_at = requests[0].asked_at
+        """Keep publish requests at the server, and take in what they bring, in order, until it fails.
+
+        Parameters
+        ----------
+        session, subscription
+            Of the server.
+        note
+            Called before each request, which acknowledges what is durable.
+        """
+        requests: deque[_Publish] = deque()
+
+        async def ask() -> None:
+            await self._pace(session, subscription)
+            note()
+            requests.append(_Publish.ask(session, subscription))
+
         try:
+            for _ in range(PUBLISHES):
+                await ask()
             while True:
-                request = requests[0]
-                if request.asked_at - asked_at > subscription.held_s:
-                    self._interrupted("the server waited longer to be asked than its queues hold")
-                asked_at = request.asked_at
                 try:
-                    acknowledge = await self._answer(request, subscription)
+                    await self._answer(requests[0], session, subscription)
                 except BadTooManyPublishRequests:
                     if len(requests) == 1:
                         raise
-                    requests.popleft()          # the server holds fewer: one less from now on
-                    continue
+                    subscription.receipts.give_back(requests.popleft().acknowledged)
+                    continue                    # the server holds fewer: one less from now on
                 requests.popleft()
-                requests.append(_Publish.ask(session, acknowledge))
+                await ask()
         finally:
             await cancel(request.answer for request in requests)
+            for request in requests:
+                subscription.receipts.give_back(request.acknowledged)
 
-    async def _answer(self, request: _Publish, subscription: Subscription) -> Acknowledgements:
-        """Await the answer to a publish request and take it in; return what to acknowledge."""
+    async def _pace(self, session: ServerSession, subscription: Subscription) -> None:
+        """Have nothing published while memory is full.
+
+        It is asked all the same, which keeps the subscription alive, and its queues hold what they can meanwhile.
+        """
+        is_full, paused_at = self._batches.full, subscription.paused_at
+        if is_full and paused_at is None:
+            await session.set_publishing(subscription.id, enabled=False)
+            subscription.paused_at = time.monotonic()
+        elif not is_full and paused_at is not None:
+            await session.set_publishing(subscription.id, enabled=True)
+            subscription.paused_at = None
+            if time.monotonic() - paused_at > subscription.held_s:
+                self._interrupted("memory was full for longer than the server's queues hold")
+
+    async def _answer(self, request: _Publish, session: ServerSession, subscription: Subscription) -> None:
+        """Await the answer to a publish request and take it in, after what is missing before it."""
         done, _ = await asyncio.wait({request.answer}, timeout=subscription.silent_s)
         if not done:
             await asyncio.sleep(LATE_S)         # if it was we who stood still, the answer is there and only to be read
@@ -142,27 +172,59 @@ class Publisher:
             answer = await request.answer
         except UaStructParsingError as error:
             self._unreadable(error)
-            return []
+            return
         ua.StatusCode(ua.UInt32(answer.result)).check()
         heard_us = micros_of_seconds(self._clock.now())
-        acknowledge: Acknowledgements = []
-        if answer.subscription == subscription.id and answer.has_data:
-            acknowledge = await self._take_in(answer, subscription)
-        self._heard(heard_us)       # else a keep-alive: its sequence number is that of the next message
-        return acknowledge
+        if answer.subscription == subscription.id:
+            await self._complete(answer, session, subscription)
+            if subscription.asked_at is not None and request.asked_at - subscription.asked_at > subscription.held_s:
+                self._interrupted("the server waited longer to be asked than its queues hold")
+            subscription.asked_at = request.asked_at
+            if answer.has_data:
+                self._take_in(answer, subscription)
+        if request.for_data:
+            self._heard(heard_us)
 
-    async def _take_in(self, answer: Published, subscription: Subscription) -> Acknowledgements:
-        """Hand on the readings of one notification; return what to acknowledge."""
-        if subscription.next_sequence not in (None, answer.sequence):
-            self._interrupted(f"notification {subscription.next_sequence} did not come")
+    async def _complete(self, answer: Published, session: ServerSession, subscription: Subscription) -> None:
+        """Ask again for notifications that should have come before an answer; a keep-alive has the next one's number.
+
+        What the server has no more may be missing from here on.
+        """
+        receipts = subscription.receipts
+        missing = receipts.missing_before(answer.sequence)
+        kept = frozenset(answer.available)
+        for number in missing:
+            if kept and number not in kept:
+                continue
+            if not await self._take_again(session, subscription, number) and not kept:
+                break
+        if missing and receipts.next != answer.sequence:
+            self._interrupted(f"notification {receipts.next} did not come")
+            receipts.skip_to(answer.sequence)
+
+    async def _take_again(self, session: ServerSession, subscription: Subscription, number: int) -> bool:
+        """Ask for a notification once more and take it in; return whether the server has it."""
+        try:
+            answer = await session.published_again(subscription.id, number)
+        except UaStructParsingError as error:
+            self._unreadable(error)
+            return False
+        if answer is not None:
+            self._take_in(answer, subscription)
+        return answer is not None
+
+    def _take_in(self, answer: Published, subscription: Subscription) -> None:
+        """Hand on the readings of one notification; it is acknowledged once they are durable."""
+        receipts = subscription.receipts
+        if not receipts.is_expected(answer.sequence):
+            self._interrupted(f"notification {receipts.next} did not come")
         rows = Rows()
         if self._values.read(answer.items, micros_of_seconds(self._clock.now()), rows):
             self._interrupted("the server's queue overflowed")
-        await self._batches.put(Chunk(self._source, rows))
-        subscription.next_sequence = answer.sequence % _LAST_SEQUENCE + 1       # part 4, 7.25: 0 is left out
+        receipts.came(answer.sequence)
+        self._batches.put_now(Chunk(self._source, rows, committed=partial(receipts.durable, answer.sequence)))
         if answer.ended is not None:
             raise SubscriptionEndedError(f"the server ended the subscription: {answer.ended}")
-        return [ua.SubscriptionAcknowledgement(subscription.id, ua.Counter(answer.sequence))]
 
     def _unreadable(self, error: BaseException) -> None:
         """Note that the readings of a notification are missing, which asyncua cannot parse and has dropped."""

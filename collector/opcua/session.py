@@ -23,9 +23,9 @@ from asyncua import Client, ua
 from asyncua.client.ua_session import SessionState, UaSession
 from asyncua.common.shortcuts import Shortcuts
 from asyncua.crypto.security_policies import SecurityPolicyNone
-from asyncua.ua.uaerrors import UaError
+from asyncua.ua.uaerrors import BadMessageNotAvailable, UaError
 
-from collector.opcua.decode import Published, published
+from collector.opcua.decode import Published, published, republished
 from collector.opcua.security import ServerRefusedError, Settings, secure
 from collector.times import micros
 
@@ -53,6 +53,30 @@ class ServerSession(UaSession):
         request = ua.PublishRequest()
         request.Parameters.SubscriptionAcknowledgements = acknowledge
         return published(bytes(await self._send_request(request, timeout=0)))
+
+    async def published_again(self, subscription: int, sequence: int) -> Published | None:
+        """Ask for a notification once more; None if the server does not have it any more.
+
+        Raises
+        ------
+        UaStructParsingError
+            If it cannot be read.
+        """
+        request = ua.RepublishRequest()
+        request.Parameters.SubscriptionId = ua.IntegerId(subscription)
+        request.Parameters.RetransmitSequenceNumber = ua.Counter(sequence)
+        try:
+            answer = republished(bytes(await self._send_request(request)), subscription)
+        except BadMessageNotAvailable:
+            return None
+        ua.StatusCode(ua.UInt32(answer.result)).check()
+        return answer if answer.sequence == sequence else None      # asyncua answers with an empty message
+
+    async def set_publishing(self, subscription: int, *, enabled: bool) -> None:
+        """Let a subscription tell what it has, or only that it is there."""
+        [result] = await self.set_publishing_mode(ua.SetPublishingModeParameters(
+            PublishingEnabled=enabled, SubscriptionIds=[ua.IntegerId(subscription)]))
+        result.check()
 
     def leave(self) -> None:
         """Count as closed without a word to the server, which keeps the session until its time is up."""
@@ -120,6 +144,11 @@ class Connection:
         """Whether the session is the former one, with its subscriptions."""
         return self._client.resumed
 
+    @property
+    def former(self) -> Former:
+        """What it takes to activate its session again."""
+        return Former(self.session.authentication_token, self._client._server_nonce, self._client._policy_ids)
+
     async def namespaces(self) -> list[str]:
         """Return the server's namespace URIs."""
         return list(await self._client.get_namespace_array())
@@ -140,10 +169,9 @@ class Connection:
 
     async def leave(self) -> Former:
         """Let a broken connection go; the session stays at the server, and is returned to be taken up again."""
-        client = self._client
-        former = Former(self.session.authentication_token, client._server_nonce, client._policy_ids)
+        former = self.former
         self.session.leave()
-        await _close(client)
+        await _close(self._client)
         return former
 
 

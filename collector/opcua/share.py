@@ -2,14 +2,16 @@
 
 Each attempt has a client of its own (`opcua.session`). What a lost connection left at the server is taken up again
 where the server still has it: the session, else the subscription, with what was on its way. Numbers of a server that
-has begun anew are not ours, though they may be the same.
+has begun anew are not ours, though they may be the same. What a collector left that was killed is taken up in the
+same way: it is noted beside the spool (`opcua.handover`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -17,9 +19,12 @@ from asyncua import ua
 from asyncua.ua.uaerrors import UaStatusCodeError
 
 from collector.backoff import Backoff
+from collector.batches import NOT_RUNNING
+from collector.opcua.handover import NOWHERE, Handover, Left, Position
 from collector.opcua.history import Historian
 from collector.opcua.nameplates import Nameplates
-from collector.opcua.publishing import Acknowledgements, SubscriptionEndedError
+from collector.opcua.publishing import SubscriptionEndedError
+from collector.opcua.receipts import following
 from collector.opcua.session import FAILED, Connection, ForeignSessionError, Former, cancel, connect, reason_of
 from collector.opcua.subscribing import Subscriber, Subscription
 from collector.opcua.tags import Tag
@@ -35,22 +40,46 @@ RETRY_BAD_LONGEST_S = 60.0
 class Share:
     """The tags of one session, connected or not."""
 
-    def __init__(self, source: OpcuaSource) -> None:
+    def __init__(self, source: OpcuaSource, handover: Handover) -> None:
         server = source.endpoint.settings.server
         self.tags: Mapping[str, Tag] = {}
         self.away: str | None = ""              # why it is not receiving, empty before the first try; None: it is
         self._source = source
-        self._subscriber = Subscriber(
-            source.endpoint.source, source.values, server.items_per_call, server.publishing_interval_ms)
+        self._subscriber = Subscriber(source.endpoint.source, source.values, server)
         self.historian = Historian(source.endpoint.source, source.values, source.batches, source.clock)
         self._nameplates = Nameplates(source.endpoint.source, server.items_per_call)
         self._subscription: Subscription | None = None
         self._former: Former | None = None
         self._started_at: datetime | None = None        # since when the server runs
         self._lost_by = ""                      # why the last connection was lost
+        self._handover = handover
+        self._inherited = False                 # it was an earlier collector's, and is not taken up yet
         self._wanted = asyncio.Event()          # there are other tags than the server was asked for
         self._in_line = asyncio.Event()
         self._in_line.set()
+
+    def inherit(self) -> Position | None:
+        """Go on from what an earlier collector left; return how far that was, None if it left nothing."""
+        found = self._handover.read()
+        if found is None:
+            return None
+        left, position = found
+        subscription = left.subscription
+        subscription.receipts.next = following(position.durable_to)
+        subscription.receipts.durable_to = position.durable_to
+        subscription.asked_at = subscription.paused_at = time.monotonic() - position.asked_s
+        for meter, item in subscription.items.items():
+            self._source.values.restore(item.handle, NOWHERE, meter, item.tag.index)
+            if item.handle in left.wholes:
+                self._source.values.take_whole(item.handle)
+        self._subscription, self._former, self._started_at = subscription, left.former, left.began
+        self._lost_by, self._inherited = NOT_RUNNING, True
+        return position
+
+    @property
+    def watched(self) -> Collection[str]:
+        """Meters that the server watches for this session."""
+        return () if self._subscription is None else self._subscription.items.keys()
 
     @property
     def refusals(self) -> str:
@@ -70,19 +99,27 @@ class Share:
 
     async def run(self) -> None:
         """Connect and collect, again and again."""
-        while True:
-            connection, acknowledge = await self._reach()
-            try:
-                await self._collect(connection, acknowledge)
-            except FAILED as error:
-                self._lost(error)
-                await self._let_go(connection, error)
-            except BaseException:
-                await connection.close()
-                raise
+        try:
+            while True:
+                connection = await self._reach()
+                try:
+                    await self._collect(connection)
+                except FAILED as error:
+                    self._lost(error)
+                    await self._let_go(connection, error)
+                except BaseException:
+                    await self._close(connection)
+                    raise
+        finally:
+            self._handover.close()
 
-    async def _reach(self) -> tuple[Connection, Acknowledgements]:
-        """Try until the server is connected and was asked for every tag; return what to acknowledge first."""
+    async def _close(self, connection: Connection) -> None:
+        """Say goodbye: nothing is left to anybody."""
+        await connection.close()
+        self._handover.drop()
+
+    async def _reach(self) -> Connection:
+        """Try until the server is connected and was asked for every tag."""
         async with self._source.knocking:
             while True:
                 try:
@@ -91,7 +128,7 @@ class Share:
                     self._tell(reason_of(error))
                 await asyncio.sleep(self._source.backoff.next())
 
-    async def _attempt(self) -> tuple[Connection, Acknowledgements]:
+    async def _attempt(self) -> Connection:
         """Connect once."""
         endpoint, former = self._source.endpoint, self._former
         limit_s = CONNECT_S * (1 + len(self.tags) / endpoint.settings.server.items_per_call)
@@ -101,23 +138,24 @@ class Share:
                 connection = await connect(endpoint.url, endpoint.settings, former)
                 self._former = None
                 self._wanted.clear()
-                acknowledge = await self._take_up(connection, await self._is_same_run(connection))
+                subscription = await self._take_up(connection, await self._is_same_run(connection))
+                await self._leave_note(connection, subscription)
         except FAILED as error:
             if connection is not None:
                 await self._let_go(connection, error)
             raise
         except BaseException:
             if connection is not None:
-                await connection.close()
+                await self._close(connection)
             raise
         self._source.backoff.reset()
         self._tell(None)
-        return connection, acknowledge
+        return connection
 
     async def _let_go(self, connection: Connection, error: BaseException) -> None:
         """Close a session that is of no use to us any more; leave one at a server that is out of reach."""
         if isinstance(error, UaStatusCodeError | SubscriptionEndedError):
-            await connection.close()
+            await self._close(connection)
         else:
             former = await connection.leave()
             self._former = None if isinstance(error, ForeignSessionError) else former
@@ -132,24 +170,38 @@ class Share:
         """
         before, self._started_at = self._started_at, await connection.started_at()
         if connection.resumed and self._started_at != before:
+            if self._subscription is not None:
+                self._forget(self._subscription)
             raise ForeignSessionError("the server has begun anew")
         return before is not None and self._started_at == before
 
-    async def _take_up(self, connection: Connection, is_same_run: bool) -> Acknowledgements:
+    async def _take_up(self, connection: Connection, is_same_run: bool) -> Subscription:
         """Go on with the subscription of the lost connection if the server still has it, else make one."""
         subscription = self._subscription
         if subscription is not None and not is_same_run and not connection.resumed:
             self._forget(subscription)
         elif subscription is not None:
             try:
-                acknowledge = await self._catch_up(connection, subscription)
+                await self._catch_up(connection, subscription)
             except UaStatusCodeError:           # the server has begun anew, or cannot do this
                 await self._begin_anew(connection, subscription)
             else:
                 await self._subscriber.align(connection, subscription, self.tags)
-                return acknowledge
+                self._subscriber.started = True
+                return subscription
         self._subscription = await self._subscriber.begin(connection, self.tags)
-        return []
+        return self._subscription
+
+    async def _leave_note(self, connection: Connection, subscription: Subscription) -> None:
+        """Note what is at the server, for a next collector."""
+        self._inherited = False
+        left = Left(connection.former, self._started_at, subscription, self._source.values.wholes())
+        await self._handover.write(left)
+        self._note(subscription)
+
+    def _note(self, subscription: Subscription) -> None:
+        """Note how far the readings of a subscription are durable."""
+        self._handover.note(subscription, settled=self._source.is_settled())
 
     async def _begin_anew(self, connection: Connection, subscription: Subscription) -> None:
         """Forget a subscription, here and, should it be there still, at the server."""
@@ -160,25 +212,41 @@ class Share:
     def _forget(self, subscription: Subscription) -> None:
         """Forget a subscription, and with it whatever it held for us."""
         self._source.interrupted(self._lost_by)
+        self._inherited = False
         self._source.values.drop(item.handle for item in subscription.items.values())
         self._subscription = None
 
-    async def _catch_up(self, connection: Connection, subscription: Subscription) -> Acknowledgements:
+    async def _catch_up(self, connection: Connection, subscription: Subscription) -> None:
         """Bring the subscription into this session if it is not there, and take in what was on its way."""
         if not connection.resumed:
             [moved] = await connection.session.transfer_subscriptions(ua.TransferSubscriptionsParameters(
                 [ua.IntegerId(subscription.id)], SendInitialValues=False))
             moved.StatusCode.check()
         await self._subscriber.confirm(connection, subscription, self.tags)
-        return await self._source.publisher.catch_up(connection.session, subscription)
+        if self._inherited:
+            self._place(subscription)
+        await self._source.publisher.catch_up(connection.session, subscription)
 
-    async def _collect(self, connection: Connection, acknowledge: Acknowledgements) -> None:
+    def _place(self, subscription: Subscription) -> None:
+        """Find the places of meters that an earlier collector asked for; what it held for others is left out."""
+        is_as_it_was = True
+        for meter, item in subscription.items.items():
+            if meter in self.tags:
+                self._source.values.move(item.handle, self.tags[meter].place)
+                is_as_it_was = is_as_it_was and item.tag.asks_as(self.tags[meter])
+            else:
+                self._source.values.forget(item.handle)
+        if is_as_it_was:
+            self._source.continues(self)
+
+    async def _collect(self, connection: Connection) -> None:
         """Fetch until the server fails; beside it, keep what was asked for in line, and fill holes from history."""
-        assert self._subscription is not None
-        fetching = asyncio.create_task(
-            self._source.publisher.fetch(connection.session, self._subscription, acknowledge))
-        keeping = asyncio.create_task(self._keep_in_line(connection, self._subscription))
-        filling = asyncio.create_task(self.historian.run(connection, self._subscription))
+        subscription = self._subscription
+        assert subscription is not None
+        fetching = asyncio.create_task(self._source.publisher.fetch(
+            connection.session, subscription, lambda: self._note(subscription)))
+        keeping = asyncio.create_task(self._keep_in_line(connection, subscription))
+        filling = asyncio.create_task(self.historian.run(connection, subscription))
         tasks = (fetching, keeping, filling)
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
@@ -200,7 +268,10 @@ class Share:
             except TimeoutError:
                 pass
             self._wanted.clear()
+            before = subscription.numbers
             await self._subscriber.align(connection, subscription, self.tags)
+            if subscription.numbers != before:
+                await self._leave_note(connection, subscription)
             self._tell(None)
 
     def _lost(self, error: BaseException) -> None:

@@ -19,10 +19,12 @@ from asyncua import ua
 from asyncua.ua.uaerrors import UaStatusCodeError
 
 from collector.opcua import tags as asked
+from collector.opcua.receipts import Receipts
 from collector.opcua.session import TOO_MANY, Connection, ignore
 from collector.opcua.tags import Tag
 from collector.opcua.values import Values
 from park.errors import SourceError
+from park.servers import OpcuaServer
 
 _logger = logging.getLogger(__name__)
 
@@ -54,8 +56,12 @@ class Subscription:
         How often it publishes, and how often it says that there is nothing to publish [wall s].
     items, refused
         By meter: what is watched, and why something is not.
-    next_sequence
-        Number of the next notification; None before the first (part 4, 7.25: it has 1).
+    receipts
+        Which of its notifications came, and which may go.
+    asked_at
+        When it was last asked for notifications that have come [monotonic s]; None: never.
+    paused_at
+        Since when it shall publish nothing [monotonic s]; None: it publishes.
     """
 
     id: int
@@ -64,7 +70,9 @@ class Subscription:
     keep_alive_s: float = math.inf
     items: dict[str, Item] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
-    next_sequence: int | None = None
+    receipts: Receipts = field(default_factory=Receipts)
+    asked_at: float | None = None
+    paused_at: float | None = None
 
     def revise(self, granted: ua.CreateSubscriptionResult | ua.ModifySubscriptionResult) -> None:
         """Take what the server made of what it was asked for."""
@@ -82,6 +90,11 @@ class Subscription:
         return max(asked.HELD_S, 2.0 * self.keep_alive_s)
 
     @property
+    def numbers(self) -> dict[str, int]:
+        """The server's numbers of what is watched, by meter."""
+        return {meter: item.number for meter, item in self.items.items()}
+
+    @property
     def refusals(self) -> str:
         """What is not watched and why, as a detail of the state."""
         names = [f"{meter}: {why}" for meter, why in sorted(self.refused.items())]
@@ -97,23 +110,22 @@ class Subscriber:
         Name of the server's source, for messages.
     values
         Who reads what the items bring.
-    items_per_call
-        To begin with; halved when the server says that it is too many.
-    publishing_ms
-        Publishing interval to ask for [wall ms]; None: by the tags.
+    server
+        Its settings.
     """
 
-    def __init__(self, source: str, values: Values, items_per_call: int, publishing_ms: float | None = None) -> None:
+    def __init__(self, source: str, values: Values, server: OpcuaServer) -> None:
         self._source = source
         self._values = values
-        self._items_per_call = items_per_call
-        self._publishing_ms = publishing_ms
+        self._items_per_call: int = server.items_per_call       # halved when the server says that it is too many
+        self._publishing_ms = server.publishing_interval_ms
+        self._lifetime_s = server.session_timeout_s
         self._said: dict[str, Tag] = {}         # tags that were said to be refused
         self.started = False                    # it was once in line: from now on nothing stops the collector
 
     async def begin(self, connection: Connection, tags: Mapping[str, Tag]) -> Subscription:
         """Make a subscription with every tag."""
-        wanted = asked.subscription_of(self._wanted_s(tags))
+        wanted = asked.subscription_of(self._wanted_s(tags), self._lifetime_s)
         granted = await connection.session.create_subscription(wanted, ignore)
         subscription = Subscription(granted.SubscriptionId, self._wanted_s(tags))
         subscription.revise(granted)
@@ -163,7 +175,7 @@ class Subscriber:
         UaStatusCodeError
             If the server does not know it any more.
         """
-        wanted = asked.subscription_of(self._wanted_s(tags))
+        wanted = asked.subscription_of(self._wanted_s(tags), self._lifetime_s)
         granted = await connection.session.modify_subscription(ua.ModifySubscriptionParameters(
             subscription.id, wanted.RequestedPublishingInterval, wanted.RequestedLifetimeCount,
             wanted.RequestedMaxKeepAliveCount, wanted.MaxNotificationsPerPublish, wanted.Priority))

@@ -24,7 +24,6 @@ HELD_S = 10.0                   # wall time that a server's queue covers while n
 FEWEST_QUEUED = 10
 MOST_QUEUED = 10_000            # asyncua's limit; other servers have lower ones, and say so
 KEEP_ALIVE_S = 2.0              # a server with nothing to say says that this often
-LIFETIME_S = 60.0               # a server keeps a subscription this long that nobody fetches
 _URI_PREFIX = "nsu="
 
 
@@ -141,11 +140,11 @@ def sampling_ms(tag: Tag) -> float:
     return tag.interval_s * 1000.0 / 2.0 if tag.sampling_ms is None else tag.sampling_ms
 
 
-def subscription_of(publishing_s: float) -> ua.CreateSubscriptionParameters:
-    """Return the request for a subscription that publishes at this interval [wall s]."""
+def subscription_of(publishing_s: float, lifetime_s: float) -> ua.CreateSubscriptionParameters:
+    """Return the request for a subscription that publishes at this interval, and is kept so long unasked [wall s]."""
     return ua.CreateSubscriptionParameters(
         RequestedPublishingInterval=publishing_s * 1000.0,
-        RequestedLifetimeCount=math.ceil(LIFETIME_S / publishing_s),
+        RequestedLifetimeCount=math.ceil(max(lifetime_s, 3.0 * KEEP_ALIVE_S) / publishing_s),     # part 4, 5.13.2
         RequestedMaxKeepAliveCount=math.ceil(KEEP_ALIVE_S / publishing_s),
         MaxNotificationsPerPublish=0,       # no limit: a limit only splits what is sent anyway
         PublishingEnabled=True,

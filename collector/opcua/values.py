@@ -62,9 +62,13 @@ class Values:
 
     def expect(self, place: int, meter: str, index: int | None = None) -> int:
         """Return a client handle under which the values of this meter are expected; no handle is given twice."""
-        handle = next(self._handles)
-        self._asked[handle] = _Asked(place, meter, index)
+        handle = next(handle for handle in self._handles if handle not in self._asked)
+        self.restore(handle, place, meter, index)
         return handle
+
+    def restore(self, handle: int, place: int, meter: str, index: int | None = None) -> None:
+        """Expect the values of this meter under a handle that an earlier collector has given."""
+        self._asked[handle] = _Asked(place, meter, index)
 
     def move(self, handle: int, place: int) -> None:
         """Take the values of this handle for the meter that stands at another place now."""
@@ -75,6 +79,10 @@ class Values:
         """Pick the element out of the array ourselves: the server knows no index ranges."""
         if (asked := self._asked.get(handle)) is not None:
             asked.whole = True
+
+    def wholes(self) -> frozenset[int]:
+        """Return the handles of arrays that the server gives whole."""
+        return frozenset(handle for handle, asked in self._asked.items() if asked is not None and asked.whole)
 
     def forget(self, handle: int) -> None:
         """Expect no more of this handle; what is still on its way is left out."""

@@ -79,7 +79,7 @@ def test_every_change_of_status_value_or_time_is_asked_for_oldest_discarded_firs
 
 
 def test_a_subscription_outlives_a_pause_and_keeps_alive_in_between():
-    wanted = subscription_of(0.1)
+    wanted = subscription_of(0.1, 60.0)
     assert (wanted.RequestedPublishingInterval, wanted.RequestedMaxKeepAliveCount) == (100.0, 20)
     assert wanted.RequestedLifetimeCount >= 3 * wanted.RequestedMaxKeepAliveCount
 
