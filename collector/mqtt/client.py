@@ -4,7 +4,7 @@ QoS 1 in a session that the broker keeps, acknowledged by hand: a message is the
 durable. So a collector that is killed, or a database that is away, loses nothing that a durable broker holds.
 
     paho's network thread                  event loop
-    on_message: bytes into the inbox  ──►  Topics.read ──► Batches.put ─ ─ ► durable ──► PUBACK
+    sifting: messages into the inbox  ──►  Topics.read ──► Batches.put ─ ─ ► durable ──► PUBACK
 
 Memory is bounded by what a broker sends without acknowledgement (mosquitto 20 by default, iotcore 100, in version 5 at
 most as many as we allow); one that knows no such bound is left when `link.MOST_WAITING` messages wait, and delivers
@@ -22,7 +22,7 @@ from functools import partial
 from collector.backoff import Backoff
 from collector.batches import Batches, Chunk, Interruption, Rows
 from collector.mqtt.broker import Broker
-from collector.mqtt.inbox import Acknowledging, Inbox, Message, acknowledge, receipts_of
+from collector.mqtt.inbox import Acknowledging, Inbox, Parcel, acknowledge, receipts_of
 from collector.mqtt.link import Link
 from collector.mqtt.payload import Topics
 from collector.register import Register
@@ -198,13 +198,14 @@ class MqttSource(BrokerSource):
     def _new_link(self) -> Link:
         return Link(self.broker, self._topics.topics, self._inbox)
 
-    def _chunk(self, messages: Sequence[Message]) -> tuple[Chunk, Acknowledging]:
+    def _chunk(self, parcels: Sequence[Parcel]) -> tuple[Chunk, Acknowledging]:
         """Return the readings of messages with whom to tell of their commit, and the last one's connection."""
-        rows = Rows()
-        for message in messages:
-            received_us = micros_of_seconds(self._clock.at(message.at))
-            self._topics.read(message.topic, message.payload, received_us, rows, retained=message.retained)
+        rows, read = Rows(), self._topics.read
+        for parcel in parcels:
+            received_us = micros_of_seconds(self._clock.at(parcel.at))
+            for message in parcel.messages:
+                read(message.topic, message.payload, received_us, rows, retained=message.retained)
         strange = self._topics.take_strange()
         if strange and self._link is not None:      # subscribed by a collector before us, in this session
             self._link.drop(strange)
-        return Chunk(self.name, rows, committed=partial(acknowledge, receipts_of(messages))), messages[-1].link
+        return Chunk(self.name, rows, committed=partial(acknowledge, receipts_of(parcels))), parcels[-1].link

@@ -8,25 +8,23 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from collector.mqtt.sifting import Publish
+
 
 class Acknowledging(Protocol):
     """A connection that brought messages."""
 
     outstanding: int                # handed to the event loop, not acknowledged
 
-    def acknowledge(self, mids: Sequence[int]) -> None:
+    def acknowledge(self, receipts: Sequence[bytes]) -> None:
         """Tell the broker that these messages are ours now, in the order in which they came."""
 
 
-class Message(NamedTuple):
-    """A message as paho's thread hands it on; `at` is its arrival [wall s]."""
+class Parcel(NamedTuple):
+    """Messages that paho's thread took from a connection at once, at least one; `at` is their arrival [wall s]."""
 
     link: Acknowledging
-    topic: str
-    payload: bytes
-    mid: int
-    qos: int
-    retained: bool
+    messages: Sequence[Publish]
     at: float
 
 
@@ -35,54 +33,62 @@ class Inbox:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._messages: deque[Message] = deque()
+        self._parcels: deque[Parcel] = deque()
+        self._put = self._taken = 0     # messages; each is counted by one thread alone
         self._filled = asyncio.Event()
         self._signalled = False
 
     def __len__(self) -> int:
-        return len(self._messages)
+        return self._put - self._taken
 
-    def put(self, message: Message) -> None:
-        """Append a message; for paho's thread. One wake-up for many messages: each costs a system call."""
-        self._messages.append(message)
+    def put(self, parcel: Parcel) -> None:
+        """Append messages; for paho's thread. One wake-up for many: each costs a system call."""
+        self._put += len(parcel.messages)
+        self._parcels.append(parcel)
         if not self._signalled:
             self._signalled = True
             self._loop.call_soon_threadsafe(self._filled.set)
 
-    async def take(self, limit: int) -> list[Message]:
-        """Wait for messages, and remove up to `limit` of them, in order."""
+    async def take(self, limit: int) -> list[Parcel]:
+        """Wait for messages, and remove them in order: whole parcels, up to `limit` messages or one parcel more."""
         await self._wait()
-        return [self._messages.popleft() for _ in range(min(limit, len(self._messages)))]
+        taken: list[Parcel] = []
+        messages = 0
+        while self._parcels and messages < limit:
+            taken.append(self._parcels.popleft())
+            messages += len(taken[-1].messages)
+        self._taken += messages
+        return taken
 
     async def filled_within(self, seconds: float) -> bool:
         """Wait for messages so long; return whether there are any."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._wait()
-        return bool(self._messages)
+        return bool(self._parcels)
 
     async def _wait(self) -> None:
-        while not self._messages:
+        while not self._parcels:
             self._filled.clear()
             self._signalled = False
-            if not self._messages:
+            if not self._parcels:
                 await self._filled.wait()
 
 
-Receipts = dict[Acknowledging, list[int]]
+Receipts = Sequence[tuple[Acknowledging, Sequence[bytes]]]
 
 
-def receipts_of(messages: Sequence[Message]) -> Receipts:
-    """Return what is to be acknowledged when the messages' readings are committed; counted as outstanding."""
-    receipts: Receipts = {}
-    for message in messages:
-        if message.qos:
-            receipts.setdefault(message.link, []).append(message.mid)
-            message.link.outstanding += 1
+def receipts_of(parcels: Sequence[Parcel]) -> Receipts:
+    """Return what is to be sent when the messages' readings are committed; counted as outstanding."""
+    receipts = []
+    for parcel in parcels:
+        if some := [message.receipt for message in parcel.messages if message.receipt]:
+            parcel.link.outstanding += len(some)
+            receipts.append((parcel.link, some))
     return receipts
 
 
 def acknowledge(receipts: Receipts) -> None:
     """Acknowledge each message on the connection that brought it."""
-    for link, mids in receipts.items():
-        link.acknowledge(mids)
+    for link, some in receipts:
+        link.acknowledge(some)

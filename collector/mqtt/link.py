@@ -1,9 +1,9 @@
 """One connection to a broker, from CONNECT to its end, over MQTT 3.1.1 or 5, with or without TLS.
 
 A session that the broker keeps (fixed client id, clean session off; in version 5 clean start off and an expiry), QoS 1,
-acknowledged by hand. paho's thread does nothing but hand bytes on, and its own reconnecting is not used: each attempt
-has a client of its own, so a late acknowledgement goes to a connection that is gone, never to another message with the
-same number. When to connect again is in `client`.
+acknowledged by hand. paho's thread does nothing but hand bytes on (`sifting`), and its own reconnecting is not used:
+each attempt has a client of its own, so a late acknowledgement goes to a connection that is gone, never to another
+message with the same number. When to connect again is in `client`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import struct
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -24,7 +23,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from collector.mqtt.broker import Broker
-from collector.mqtt.inbox import Inbox, Message
+from collector.mqtt.inbox import Inbox, Parcel
+from collector.mqtt.sifting import Publish, SiftedSocket, SiftingClient
 from park.errors import BrokerError
 
 CONNECT_S = 4.0                 # reaching the broker
@@ -33,17 +33,16 @@ CLOSE_S = 1.0
 TOPICS_A_CALL = 100             # in one SUBSCRIBE; brokers limit the packet's size
 MOST_WAITING = 20_000           # messages in the inbox, or as many as a broker sends without acknowledgement
 REFUSED = 0x80                  # SUBACK reason codes from here on
-_PUBACK = struct.Struct("!BBH") # MQTT 3.4: type, length of what follows, message id; in version 5 that means success
 
 
-def new_client(broker: Broker, *, keeps_session: bool = True) -> paho.Client:
+def new_client(broker: Broker, *, keeps_session: bool = True) -> SiftingClient:
     """Return a client for a broker that acknowledges nothing by itself and never reconnects."""
     if broker.version == "5":
-        client = paho.Client(
+        client = SiftingClient(
             CallbackAPIVersion.VERSION2, client_id=broker.client_id, protocol=MQTTProtocolVersion.MQTTv5,
             manual_ack=True, reconnect_on_failure=False)
     else:
-        client = paho.Client(
+        client = SiftingClient(
             CallbackAPIVersion.VERSION2, client_id=broker.client_id, clean_session=not keeps_session, manual_ack=True,
             reconnect_on_failure=False)
     client.connect_timeout = CONNECT_S
@@ -149,7 +148,7 @@ class Link:
             async with asyncio.timeout(CLOSE_S):
                 await asyncio.shield(self._ended)
         sock = self._client.socket()
-        if isinstance(sock, socket.socket):
+        if isinstance(sock, SiftedSocket):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)     # a broker that does not answer: let the thread see an end
         await asyncio.to_thread(self._client.loop_stop)
@@ -158,11 +157,11 @@ class Link:
         """Publish a message; one at QoS 0 that finds no connection is gone."""
         self._client.publish(topic, payload, qos, retain)
 
-    def acknowledge(self, mids: Sequence[int]) -> None:
+    def acknowledge(self, receipts: Sequence[bytes]) -> None:
         """Tell the broker that these messages are ours now, in the order in which they came."""
-        self.outstanding -= len(mids)
-        # One packet of many PUBACKs: `ack` would take a lock and a system call for each.
-        self._client._packet_queue(paho.PUBACK, b"".join(_PUBACK.pack(paho.PUBACK, 2, mid) for mid in mids), 0, 1)
+        self.outstanding -= len(receipts)
+        # One packet of many: `ack` would take a lock and a system call for each.
+        self._client._packet_queue(paho.PUBACK, b"".join(receipts), 0, 1)
 
     async def change(self, added: Sequence[str], dropped: Sequence[str]) -> None:
         """Subscribe and unsubscribe topics on the running connection; return when the broker has answered.
@@ -192,11 +191,11 @@ class Link:
             return future.result()
         raise BrokerError(self._ended.result())
 
-    def _new_client(self) -> paho.Client:
+    def _new_client(self) -> SiftingClient:
         client = new_client(self.broker)
+        client.on_publishes = self._on_publishes
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
-        client.on_message = self._on_message
         client.on_disconnect = self._on_disconnect
         return client
 
@@ -241,15 +240,10 @@ class Link:
         if answered:
             self._tell(self._subscribed, None)
 
-    def _on_message(self, client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
-        try:
-            topic = message.topic
-        except UnicodeDecodeError:
-            topic = "(a topic that is not UTF-8)"
-        payload = bytes(message.payload)
-        self._inbox.put(Message(self, topic, payload, message.mid, message.qos, message.retain, time.time()))
+    def _on_publishes(self, messages: Sequence[Publish]) -> None:
+        self._inbox.put(Parcel(self, messages, time.time()))
         if len(self._inbox) > self._most_waiting:
-            self._leave(client)
+            self._leave(self._client)
 
     def _on_disconnect(self, _client: paho.Client, _data: Any, _flags: Any, reason: Any, _more: Any) -> None:
         self._tell(self._ended, f"connection lost: {reason}" if reason.is_failure else "connection closed")

@@ -23,6 +23,7 @@ from collector.mqtt.broker import Broker
 from collector.mqtt.link import REFUSED, connect, new_client
 from collector.mqtt.paths import Steps
 from collector.mqtt.payload import LARGEST_PAYLOAD
+from collector.mqtt.sifting import NOT_UTF8, Publish
 from collector.mqtt.values import SEVERITY, Rejected, number, time_us
 from collector.sparkplug.births import COLUMNS as OF_SPARKPLUG
 from collector.sparkplug.births import MOST_METRICS, Births, path_of
@@ -162,7 +163,7 @@ class _Ear:
         self._client = new_client(broker, keeps_session=False)
         self._client.on_connect = self._on_connect
         self._client.on_subscribe = self._on_subscribe
-        self._client.on_message = self._on_message
+        self._client.on_publishes = self._on_publishes
         self._client.on_disconnect = self._on_disconnect
 
     def listen(self, seconds: float) -> Heard:
@@ -204,16 +205,14 @@ class _Ear:
             self._end(f"the broker refuses topic {refused[0]!r}")
         self._subscribed.set()
 
-    def _on_message(self, client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
-        try:
-            topic = message.topic
-        except UnicodeDecodeError:
-            return
+    def _on_publishes(self, messages: Sequence[Publish]) -> None:
         now_us = round(time.time() * MICROS)
-        self._heard.add(topic, bytes(message.payload), now_us)
+        for message in messages:
+            if message.topic != NOT_UTF8:
+                self._heard.add(message.topic, message.payload, now_us)
         if self._asks_rebirth:
             for command in self._heard.births.requests(now_us // 1000):
-                client.publish(command.topic, command.payload)
+                self._client.publish(command.topic, command.payload)
 
     def _on_disconnect(self, _client: paho.Client, _data: Any, _flags: Any, reason: Any, _more: Any) -> None:
         self._end(f"connection lost: {reason}")

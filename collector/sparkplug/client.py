@@ -21,8 +21,9 @@ from collector.backoff import Backoff
 from collector.batches import Batches, Chunk
 from collector.mqtt.broker import Broker
 from collector.mqtt.client import MESSAGES_A_CHUNK, BrokerSource
-from collector.mqtt.inbox import Inbox, Message, acknowledge, receipts_of
+from collector.mqtt.inbox import Inbox, Parcel, acknowledge, receipts_of
 from collector.mqtt.link import Link
+from collector.mqtt.sifting import Publish, SiftingClient
 from collector.register import Register
 from collector.sparkplug.host import NAMESPACE, Host
 from collector.status import SourceStatus, State
@@ -60,7 +61,7 @@ class _HostLink(Link):
         """Publish STATE."""
         self.publish(self._state_topic, self._state(online=online), _AT_LEAST_ONCE, retain=True)
 
-    def _new_client(self) -> paho.Client:
+    def _new_client(self) -> SiftingClient:
         client = super()._new_client()
         client.will_set(self._state_topic, self._state(online=False), _AT_LEAST_ONCE, retain=True)
         return client
@@ -97,7 +98,7 @@ class SparkplugSource(BrokerSource):
         self._host = host
         self._state_topic = state_topic(host_id_of(broker))
         self._leaving = False
-        self._unreleased: list[Message] = []            # come, not acknowledgeable: one that they wait for is missing
+        self._unreleased: list[Parcel] = []            # come, not acknowledgeable: one that they wait for is missing
 
     def leave(self) -> None:
         """Say that the host goes, so that nodes that heed it keep what they sample from now on."""
@@ -115,21 +116,22 @@ class SparkplugSource(BrokerSource):
         while True:
             due_s = self._host.due_in(time.monotonic())
             some = due_s is None or await self._inbox.filled_within(due_s)
-            messages = await self._inbox.take(MESSAGES_A_CHUNK) if some else []
-            for chunk in self._chunks(messages):
+            parcels = await self._inbox.take(MESSAGES_A_CHUNK) if some else []
+            for chunk in self._chunks(parcels):
                 await self._batches.put(chunk)
-            if messages:
-                await self._hurry_if_stalled(messages[-1].link)
+            if parcels:
+                await self._hurry_if_stalled(parcels[-1].link)
 
-    def _chunks(self, messages: Sequence[Message]) -> list[Chunk]:
+    def _chunks(self, parcels: Sequence[Parcel]) -> list[Chunk]:
         """Return what follows from messages and the passing of time; the last chunk's commit acknowledges them."""
         now = time.monotonic()
-        for message in messages:
-            if message.topic == self._state_topic:
-                self._hear_state(message)
-            else:
-                received_us = micros_of_seconds(self._clock.at(message.at))
-                self._host.receive(message.topic, message.payload, received_us, now, retained=message.retained)
+        for parcel in parcels:
+            received_us = micros_of_seconds(self._clock.at(parcel.at))
+            for message in parcel.messages:
+                if message.topic == self._state_topic:
+                    self._hear_state(message)
+                else:
+                    self._host.receive(message.topic, message.payload, received_us, now, retained=message.retained)
         self._host.tick(now)
         segments, commands = self._host.take()
         if self._link is not None and not self._leaving:
@@ -137,14 +139,14 @@ class SparkplugSource(BrokerSource):
                 self._link.publish(command.topic, command.payload)
         self._say_ignored()
         chunks = [Chunk(self.name, segment.rows, segment.interruption) for segment in segments]
-        self._unreleased += messages
-        if self._host.held == 0 and (receipts := receipts_of(self._unreleased)):
-            chunks.append(Chunk(self.name, committed=partial(acknowledge, receipts)))
+        self._unreleased += parcels
         if self._host.held == 0:
+            if receipts := receipts_of(self._unreleased):
+                chunks.append(Chunk(self.name, committed=partial(acknowledge, receipts)))
             self._unreleased = []
         return chunks
 
-    def _hear_state(self, message: Message) -> None:
+    def _hear_state(self, message: Publish) -> None:
         """Correct what the broker says of us: the will of a connection before this one may come late."""
         try:
             said = json.loads(message.payload)
