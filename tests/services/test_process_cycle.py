@@ -29,6 +29,8 @@ from tests.processing.simulated import START, Simulated
 from tests.processing.test_chain import play
 
 edition = every_edition     # plain PostgreSQL and TimescaleDB
+# of long tests on what a window's one transaction, or the clock, makes sure of, whatever the tables are
+ONE_EDITION = pytest.mark.parametrize("edition", ["plain"], indirect=True)
 
 S = 1_000_000
 WINDOW = 20 * S
@@ -181,6 +183,7 @@ def test_exchange_of_which_nothing_is_known_is_neither_in_nor_out_of_agreement(p
     assert worst == [("no value", None)]
 
 
+@ONE_EDITION
 def test_missing_reading_is_waited_for_as_long_as_lateness_says(postgres_dsn: str, feed: Feed) -> None:
     readings = feed.play(20)
     last = (readings.meter == 0) & (readings.time_us == round((START + 15) * S))
@@ -313,6 +316,7 @@ def test_database_that_is_away_at_the_start_can_be_given_up(tmp_path: Path) -> N
     cycle.end()
 
 
+@ONE_EDITION
 def test_kill_at_any_moment_neither_loses_nor_doubles_a_window(postgres_dsn: str) -> None:
     """Killed again and again while it makes up for 20 minutes; at the end the store holds what one run gives."""
     feed = Feed(postgres_dsn, faults=(

@@ -50,7 +50,7 @@ def park_of(meters: list[dict[str, Any]], **keys: Any) -> Park:
     return Park.model_validate(document | keys)
 
 
-async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait until something is so that signals nothing."""
     async with asyncio.timeout(seconds):
         while not condition():      # noqa: ASYNC110
