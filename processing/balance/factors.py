@@ -1,11 +1,11 @@
 """The compiled sparse factorisation S = L D L': pattern, numbers, inverse on the pattern.
 
 Here: loops over columns of L, for one matrix or several of one pattern side by side. Not here: the order of rows
-(ordering.py), solving windows with the factors (kernels.py). Every loop has a slow, obvious twin in
+(ordering.py), solving windows that share one factor (kernels.py). Every loop has a slow, obvious twin in
 tests/balance/test_kernels.py. L has a unit diagonal and is stored by columns below it, row numbers ascending.
 
-Numba's cache of a loop knows the file of that loop alone: whoever changes this file clears the caches of kernels.py and
-quadratic.py, which call it.
+Numba's cache of a loop knows the file of that loop alone: whoever changes this file clears the caches of
+varying_kernels.py and quadratic.py, which call it.
 """
 
 from __future__ import annotations

@@ -1,11 +1,16 @@
-"""The compiled inner loops over windows: solving many at once with one sparse factor, or each with its own.
+"""The compiled inner loops over windows that share one sparse factor: many solved at once.
 
-Here: arithmetic on arrays that were checked before; NaN where a meter is silent, which no loop reads. Not here: the
-factors (factors.py), streams without a meter (steps.py), which rows and columns take part and what is computed when
-(sparse.py). Every loop has a slow, obvious twin in tests/balance/test_kernels.py.
+Here: arithmetic on arrays that were checked before; NaN where a meter is silent, which no loop reads. Not here: what a
+row of windows side by side is (lanes.py), the factors (factors.py), windows that each have their own
+(varying_kernels.py), streams without a meter (steps.py), which rows and columns take part and what is computed when
+(sparse_system.py). Every loop has a slow, obvious twin in tests/balance/test_kernels.py. S = R V R' = L D L'.
 
-Windows are taken some at a time, transposed, so that the innermost loop runs over windows: contiguous, the same
-operation for each, whatever the sparsity. Multipliers are in elimination order throughout. S = R V R' = L D L'.
+A block holds `lanes.WIDTH` windows, transposed: its first rows are streams, its last the balances in elimination order.
+Each pass gathers what one row needs, sums it in registers and writes the row once:
+
+    forward    w = L^-1 (right - R x)     rows of R and of L in one list
+    backward   w = L'^-1 D^-1 w
+    correct    x = x + V R' w
 """
 
 from __future__ import annotations
@@ -16,34 +21,29 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from processing.balance.factors import Pattern, Terms, assemble, factorise, solve_each
+from processing.balance.lanes import TILE, WIDTH, fetch, load, minus, nothing, plus, scaled, store, turn
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
+EARLY = 64
+"""Entries ahead of its use that a row is asked for: large networks leave the caches, and memory takes 100 ns."""
 
-class Balances(NamedTuple):
-    """Reduced balances R, and G = V R' transposed, both by row of R, rows as the plant has them.
 
-    Walking along the plant meets streams in order, which memory likes; elimination jumps about in it.
+class Sums(NamedTuple):
+    """What one pass gathers: result k sums `value[start[k]:start[k + 1]]` times the rows `row[...]` of a block.
 
     Parameters
     ----------
-    place
-        Position of each row in elimination order, shape (n_rows,).
-    start, stream, value
-        R: row r has `value[start[r]:start[r + 1]]` at `stream[...]`.
-    weighted_start, weighted_stream, weighted
-        (V R')' likewise: what one unit of multiplier r takes off each stream.
+    start, value
+        shape (n_results + 1,) and (n_entries,).
+    row
+        shape (n_entries + EARLY,): EARLY more rows, asked for and never read, end the list.
     """
 
-    place: Ints
     start: Ints
-    stream: Ints
+    row: Ints
     value: Floats
-    weighted_start: Ints
-    weighted_stream: Ints
-    weighted: Floats
 
 
 class Factor(NamedTuple):
@@ -64,213 +64,116 @@ class Factor(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
-def solve_block(block: Floats, factor: Factor) -> None:
-    """Solve S z = block in place; block has shape (n_rows, n_windows)."""
-    width = block.shape[1]
-    for k in range(block.shape[0]):
+def forward(block: Floats, right: Floats, sums: Sums) -> None:
+    """Fill the balances of a block with L^-1 (right - R x); right has shape (n_balances, WIDTH), or none: all zero."""
+    n_balances = len(sums.start) - 1
+    first = block.shape[0] - n_balances
+    given = right.shape[0] > 0
+    for k in range(n_balances):
+        total = load(right, k) if given else nothing()
+        for p in range(sums.start[k], sums.start[k + 1]):
+            fetch(block, sums.row[p + EARLY])
+            total = minus(total, sums.value[p], load(block, sums.row[p]))
+        store(block, first + k, total)
+
+
+@njit(cache=True, nogil=True)
+def backward(block: Floats, factor: Factor) -> None:
+    """Apply L'^-1 D^-1 to the balances of a block, in place."""
+    n_balances = len(factor.inverse)
+    first = block.shape[0] - n_balances
+    for k in range(n_balances - 1, -1, -1):
+        total = scaled(factor.inverse[k], load(block, first + k))
         for p in range(factor.start[k], factor.start[k + 1]):
-            i = factor.row[p]
-            a = factor.value[p]
-            for b in range(width):
-                block[i, b] -= a * block[k, b]
-    for k in range(block.shape[0] - 1, -1, -1):
-        d = factor.inverse[k]
-        for b in range(width):
-            block[k, b] *= d
-        for p in range(factor.start[k], factor.start[k + 1]):
-            i = factor.row[p]
-            a = factor.value[p]
-            for b in range(width):
-                block[k, b] -= a * block[i, b]
+            total = minus(total, factor.value[p], load(block, first + factor.row[p]))
+        store(block, first + k, total)
 
 
 @njit(cache=True, nogil=True)
-def leave_open(x: Floats, right: Floats, balances: Balances, work: Floats) -> None:
-    """Fill work with R x - right; x has shape (n_streams, n_windows), right and work (n_rows, n_windows)."""
-    width = x.shape[1]
-    for r in range(work.shape[0]):
-        k = balances.place[r]
-        for b in range(width):
-            work[k, b] = -right[k, b]
-        for p in range(balances.start[r], balances.start[r + 1]):
-            j = balances.stream[p]
-            a = balances.value[p]
-            for b in range(width):
-                work[k, b] += a * x[j, b]
+def correct(block: Floats, sums: Sums, seen: Floats) -> None:
+    """Add V R' w to the streams of a block, in place; seen (1, WIDTH) gets zero, or NaN where a value is not finite."""
+    sign = nothing()
+    for j in range(len(sums.start) - 1):
+        total = load(block, j)
+        sign = plus(sign, 0.0, total)
+        for p in range(sums.start[j], sums.start[j + 1]):
+            fetch(block, sums.row[p + EARLY])
+            total = plus(total, sums.value[p], load(block, sums.row[p]))
+        store(block, j, total)
+    store(seen, 0, sign)
 
 
 @njit(cache=True, nogil=True)
-def adjust_block(x: Floats, right: Floats, work: Floats, balances: Balances, factor: Factor) -> None:
-    """Move values x onto the balances R x = right in place: x -= G S^-1 (R x - right).
-
-    x has shape (n_streams, n_windows), right and work (n_rows, n_windows).
-    """
-    width = x.shape[1]
-    leave_open(x, right, balances, work)
-    solve_block(work, factor)
-    for r in range(work.shape[0]):
-        k = balances.place[r]
-        for p in range(balances.weighted_start[r], balances.weighted_start[r + 1]):
-            j = balances.weighted_stream[p]
-            a = balances.weighted[p]
-            for b in range(width):
-                x[j, b] -= a * work[k, b]
-
-
-@njit(cache=True, nogil=True)
-def take_windows(values: Floats, first: int, count: int, x: Floats) -> None:
-    """Copy windows first .. first + count into the columns of x, shape (n_streams, width)."""
-    whole = count - count % 8
-    for b in range(0, whole, 8):  # eight at a time: each cache line of x is written once
-        w = first + b
-        for j in range(x.shape[0]):
-            x[j, b] = values[w, j]
-            x[j, b + 1] = values[w + 1, j]
-            x[j, b + 2] = values[w + 2, j]
-            x[j, b + 3] = values[w + 3, j]
-            x[j, b + 4] = values[w + 4, j]
-            x[j, b + 5] = values[w + 5, j]
-            x[j, b + 6] = values[w + 6, j]
-            x[j, b + 7] = values[w + 7, j]
+def take_windows(values: Floats, first: int, count: int, block: Floats) -> None:
+    """Copy windows first .. first + count into the first columns of a block; others keep what they had."""
+    n = values.shape[1]
+    tiled, whole = n - n % TILE, count - count % TILE
+    for b in range(0, whole, TILE):
+        for j in range(0, tiled, TILE):
+            turn(values, first + b, j, block, j, b)
+        for j in range(tiled, n):
+            for c in range(b, b + TILE):
+                block[j, c] = values[first + c, j]
     for b in range(whole, count):
-        for j in range(x.shape[0]):
-            x[j, b] = values[first + b, j]
+        for j in range(n):
+            block[j, b] = values[first + b, j]
 
 
 @njit(cache=True, nogil=True)
-def put_windows(x: Floats, first: int, count: int, out: Floats) -> None:
-    """Copy the columns of x into windows first .. first + count; the way back of `take_windows`."""
-    whole = count - count % 8
-    for b in range(0, whole, 8):
-        w = first + b
-        for j in range(x.shape[0]):
-            out[w, j] = x[j, b]
-            out[w + 1, j] = x[j, b + 1]
-            out[w + 2, j] = x[j, b + 2]
-            out[w + 3, j] = x[j, b + 3]
-            out[w + 4, j] = x[j, b + 4]
-            out[w + 5, j] = x[j, b + 5]
-            out[w + 6, j] = x[j, b + 6]
-            out[w + 7, j] = x[j, b + 7]
+def put_windows(block: Floats, first: int, count: int, out: Floats) -> None:
+    """Copy the columns of a block into windows first .. first + count; the way back of `take_windows`."""
+    n = out.shape[1]
+    tiled, whole = n - n % TILE, count - count % TILE
+    for b in range(0, whole, TILE):
+        for j in range(0, tiled, TILE):
+            turn(block, j, b, out, first + b, j)
+        for j in range(tiled, n):
+            for c in range(b, b + TILE):
+                out[first + c, j] = block[j, c]
     for b in range(whole, count):
-        for j in range(x.shape[0]):
-            out[first + b, j] = x[j, b]
+        for j in range(n):
+            out[first + b, j] = block[j, b]
 
 
 @njit(cache=True, nogil=True)
 def reconcile_windows(
-    values: Floats, rights: Floats, balances: Balances, factor: Factor, times: int, width: int, out: Floats
-) -> None:
+    values: Floats, rights: Floats, there: Sums, back: Sums, factor: Factor, times: int, block: Floats, out: Floats
+) -> bool:
     """Reconcile windows that share one factor; values and out have shape (n_windows, n_streams).
 
-    rights has shape (n_windows, n_rows), or (0, n_rows) where all are zero. `times` above one repeats the step on its
-    own result: iterative refinement, for badly scaled networks.
+    rights has shape (n_windows, n_balances), or (0, n_balances) where all are zero. `there` and `back` are what the
+    passes forward and correct gather. `times` above one repeats all passes on their own result: iterative refinement,
+    for badly scaled networks. block is memory of shape (n_streams + 2 n_balances + 1, WIDTH), n_balances less without
+    rights. Returns whether every value was finite; a window with one that was not gets no numbers.
     """
-    n_windows, n_streams = values.shape
-    n_rows = rights.shape[1]
-    x = np.empty((n_streams, width))
-    right = np.zeros((n_rows, width))
-    work = np.empty((n_rows, width))
-    for first in range(0, n_windows, width):
-        count = min(width, n_windows - first)
-        take_windows(values, first, count, x)
-        for b in range(count, width):
-            for j in range(n_streams):
-                x[j, b] = 0.0
+    n_streams, n_balances = values.shape[1], rights.shape[1]
+    room = n_streams + n_balances
+    seen, right = block[room : room + 1], block[room + 1 : room + 1 + n_balances * (rights.shape[0] > 0)]
+    finite = True
+    for first in range(0, values.shape[0], WIDTH):
+        count = min(WIDTH, values.shape[0] - first)
+        take_windows(values, first, count, block)
         if rights.shape[0] > 0:
-            for b in range(count):
-                for k in range(n_rows):
-                    right[k, b] = rights[first + b, k]
+            take_windows(rights, first, count, right)
         for _ in range(times):
-            adjust_block(x, right, work, balances, factor)
-        put_windows(x, first, count, out)
-
-
-@njit(cache=True, nogil=True)
-def solve_windows(rights: Floats, factor: Factor, width: int, out: Floats) -> None:
-    """Solve S z = right for each window; rights and out have shape (n_windows, n_rows)."""
-    n_windows, n_rows = rights.shape
-    block = np.zeros((n_rows, width))
-    for first in range(0, n_windows, width):
-        count = min(width, n_windows - first)
-        take_windows(rights, first, count, block)
-        solve_block(block, factor)
+            forward(block[:room], right, there)
+            backward(block[:room], factor)
+            correct(block, back, seen)
         put_windows(block, first, count, out)
+        for b in range(count):
+            finite = finite and seen[0, b] == 0.0
+    return finite
 
 
 @njit(cache=True, nogil=True)
-def take_repeated(values: Floats, first: int, count: int, x: Floats) -> None:
-    """Copy windows as `take_windows`; columns beyond `count` repeat the last of them."""
-    for b in range(x.shape[1]):
-        w = first + min(b, count - 1)
-        for j in range(x.shape[0]):
-            x[j, b] = values[w, j]
+def solve_windows(rights: Floats, lower: Sums, factor: Factor, block: Floats, out: Floats) -> None:
+    """Solve S z = right for each window; rights and out have shape (n_windows, n_balances).
 
-
-@njit(cache=True, nogil=True)
-def least_share(diagonal: Floats, before: Floats, least: Floats) -> None:
-    """Fill least (n_windows,) with the smallest pivot of each window as a share of its diagonal; (n_rows, width)."""
-    for b in range(len(least)):
-        smallest = 1.0
-        for k in range(diagonal.shape[0]):
-            smallest = min(smallest, diagonal[k, b] / before[k, b])
-        least[b] = smallest
-
-
-@njit(cache=True, nogil=True)
-def adjust_each(x: Floats, v: Floats, work: Floats, balances: Balances) -> None:
-    """Take V R' work off x, each window with its own variances v, in place; as `adjust_block` otherwise."""
-    width = x.shape[1]
-    for r in range(work.shape[0]):
-        k = balances.place[r]
-        for p in range(balances.start[r], balances.start[r + 1]):
-            j = balances.stream[p]
-            a = balances.value[p]
-            for b in range(width):
-                x[j, b] -= a * v[j, b] * work[k, b]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def reconcile_varying(
-    values: Floats,
-    rights: Floats,
-    variances: Floats,
-    balances: Balances,
-    pattern: Pattern,
-    terms: Terms,
-    width: int,
-    out: Floats,
-    least: Floats,
-) -> None:
-    """Reconcile windows that each have their own variances, all of shape (n_windows, n_streams).
-
-    rights has shape (n_windows, n_rows), or (0, n_rows) where all are zero. least (n_windows,) gets the smallest pivot
-    of each window as a share of its diagonal: below some 1e-7 the window is to be done with more care.
+    lower is L by rows; block is memory of shape (n_balances, WIDTH).
     """
-    n_windows, n_streams = values.shape
-    n_rows = rights.shape[1]
-    x, v = np.empty((n_streams, width)), np.empty((n_streams, width))
-    right, work = np.zeros((n_rows, width)), np.empty((n_rows, width))
-    for first in range(0, n_windows, width):
-        count = min(width, n_windows - first)
-        take_repeated(values, first, count, x)
-        take_repeated(variances, first, count, v)
-        if rights.shape[0] > 0:
-            take_repeated(rights, first, count, right)
-        lower, diagonal = np.zeros((len(pattern.l_index), width)), np.zeros((n_rows, width))
-        assemble(v, terms.place, terms.stream, terms.share, lower, diagonal)
-        before = diagonal.copy()
-        factorise(
-            pattern.l_start,
-            pattern.l_index,
-            pattern.row_start,
-            pattern.row_column,
-            pattern.row_place,
-            lower,
-            diagonal,
-        )
-        least_share(diagonal, before, least[first : first + count])
-        leave_open(x, right, balances, work)
-        solve_each(work, pattern, lower, diagonal)
-        adjust_each(x, v, work, balances)
-        put_windows(x, first, count, out)
+    for first in range(0, rights.shape[0], WIDTH):
+        count = min(WIDTH, rights.shape[0] - first)
+        take_windows(rights, first, count, block)
+        forward(block, block, lower)
+        backward(block, factor)
+        put_windows(block, first, count, out)

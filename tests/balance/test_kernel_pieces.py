@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numba import njit
 
-from processing.balance import elimination, factors, inputs, kernels, quadratic
+from processing.balance import elimination, factors, inputs, kernels, lanes, quadratic, varying_kernels
 from processing.balance.mixing import constraints_of, slots_of
 from processing.balance.ordering import pattern_of_factor
 from processing.balance.sparse import project_sparse
@@ -69,38 +70,93 @@ def test_a_triangle_for_each_window_is_solved_for_each():
     np.testing.assert_allclose(block.T, expected, rtol=1e-8)
 
 
-def test_windows_turned_and_back():
+@pytest.mark.parametrize(("n_streams", "count"), [(5, 11), (8, 8), (19, 24), (16, 32)])
+def test_windows_turned_and_back(n_streams, count):
     rng = np.random.default_rng(0)
-    values = rng.standard_normal((13, 5))
-    x, back = np.zeros((5, 16)), np.zeros((13, 5))
-    kernels.take_windows(values, 2, 11, x)
-    np.testing.assert_array_equal(x[:, :11], values[2:].T)
-    kernels.put_windows(x, 2, 11, back)
+    values = rng.standard_normal((count + 2, n_streams))
+    block, back = lanes.new_block(n_streams), np.zeros((count + 2, n_streams))
+    kernels.take_windows(values, 2, count, block)
+    np.testing.assert_array_equal(block[:, :count], values[2:].T)
+    assert not block[:, count:].any()
+    kernels.put_windows(block, 2, count, back)
     np.testing.assert_array_equal(back[2:], values[2:])
-    kernels.take_repeated(values, 10, 3, x[:, :5])
-    np.testing.assert_array_equal(x[:, :5], values[[10, 11, 12, 12, 12]].T)
+    assert not back[:2].any()
+
+
+def test_a_window_repeated():
+    values, x = np.random.default_rng(0).standard_normal((13, 5)), np.empty((5, 5))
+    varying_kernels.take_repeated(values, 10, 3, x)
+    np.testing.assert_array_equal(x, values[[10, 11, 12, 12, 12]].T)
+
+
+def test_rows_of_a_block_start_a_cache_line():
+    for n_rows in range(4):
+        block = lanes.new_block(n_rows)
+        assert block.shape == (n_rows, lanes.WIDTH)
+        assert block.ctypes.data % lanes.LINE == 0
+        assert not block.any()
+
+
+@njit
+def every_operation(block, target):
+    """What lanes.py has, once each."""
+    total = lanes.plus(lanes.nothing(), 3.0, lanes.load(block, 1))
+    lanes.fetch(block, 2)
+    lanes.store(block, 0, lanes.scaled(0.1, lanes.minus(total, 0.3, lanes.load(block, 2))))
+    lanes.turn(block, 1, 3, target, 2, 5)
+
+
+def test_operations_are_what_they_say_compiled_and_not():
+    rng = np.random.default_rng(0)
+    given = rng.standard_normal((9, lanes.WIDTH))
+    block, target = given.copy(), np.zeros((10, 13))
+    every_operation(block, target)
+    np.testing.assert_array_equal(block[0], 0.1 * (3.0 * given[1] - 0.3 * given[2]))
+    np.testing.assert_array_equal(block[1:], given[1:])
+    np.testing.assert_array_equal(target[2:, 5:], given[1:, 3:11].T)
+    assert not target[:2].any()
+    assert not target[:, :5].any()
+    plain, again = given.copy(), np.zeros((10, 13))
+    getattr(every_operation, "py_func", every_operation)(plain, again)
+    np.testing.assert_array_equal(plain, block)
+    np.testing.assert_array_equal(again, target)
 
 
 def test_pieces_of_one_adjustment():
+    """There and back, pass by pass, and the same with variances of each window."""
     made, r, v, rng = system(3)
+    there, back = made._sums
+    n, m = r.shape[1], len(r)
+    x, right = rng.standard_normal((n, lanes.WIDTH)), rng.standard_normal((m, lanes.WIDTH))
+    lower = lower_of(made.order.pattern, made.factor.value)
+    block = np.vstack([x, np.full_like(right, np.nan), np.full((1, lanes.WIDTH), np.nan)])
+    kernels.forward(block[:-1], right, there)
+    np.testing.assert_allclose(block[n:-1], np.linalg.solve(lower, right - r @ x), rtol=1e-9, atol=1e-12)
+    kernels.backward(block[:-1], made.factor)
+    np.testing.assert_allclose(block[n:-1], np.linalg.solve(r @ v @ r.T, right - r @ x), rtol=1e-9, atol=1e-12)
+    kernels.correct(block, back, block[-1:])
+    moved = x + v @ r.T @ np.linalg.solve(r @ v @ r.T, right - r @ x)
+    np.testing.assert_allclose(block[:n], moved, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(r @ block[:n], right, atol=1e-9)
+    assert not block[-1].any()
+    kernels.forward(block[:-1], right[:0], there)
+    np.testing.assert_allclose(block[n:-1], np.linalg.solve(lower, -right), rtol=1e-8, atol=1e-9)
+
+
+def test_pieces_of_one_adjustment_with_variances_of_each_window():
+    made, r, _, rng = system(3)
     x, right = rng.standard_normal((r.shape[1], 4)), rng.standard_normal((len(r), 4))
     work = np.empty_like(right)
-    kernels.leave_open(x, right, made.balances, work)
+    varying_kernels.leave_open(x, right, made.balances, work)
     np.testing.assert_allclose(work, r @ x - right, atol=1e-12)
-    solved = work.copy()
-    kernels.solve_block(solved, made.factor)
-    np.testing.assert_allclose(solved, np.linalg.solve(r @ v @ r.T, work), rtol=1e-9, atol=1e-12)
-    moved, expected = x.copy(), x - v @ r.T @ solved
-    kernels.adjust_block(moved, right, np.empty_like(right), made.balances, made.factor)
-    np.testing.assert_allclose(moved, expected, rtol=1e-9, atol=1e-12)
     own, each = rng.uniform(0.1, 2.0, x.shape), x.copy()
-    kernels.adjust_each(each, own, solved, made.balances)
-    np.testing.assert_allclose(each, x - own * (r.T @ solved), rtol=1e-12, atol=1e-12)
+    varying_kernels.adjust_each(each, own, work, made.balances)
+    np.testing.assert_allclose(each, x - own * (r.T @ work), rtol=1e-12, atol=1e-12)
 
 
 def test_smallest_pivot_of_each_window():
     least = np.empty(2)
-    kernels.least_share(np.array([[0.5, 1.0], [0.2, 3.0]]), np.array([[1.0, 1.0], [0.4, 30.0]]), least)
+    varying_kernels.least_share(np.array([[0.5, 1.0], [0.2, 3.0]]), np.array([[1.0, 1.0], [0.4, 30.0]]), least)
     np.testing.assert_allclose(least, [0.5, 0.1])
 
 

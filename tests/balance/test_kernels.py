@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from processing.balance import factors, inputs, kernels, steps
+from processing.balance import factors, inputs, kernels, lanes, steps, varying_kernels
 from processing.balance.dense import project
 from processing.balance.elimination import eliminate, grown
 from processing.balance.ordering import minimum_degree
@@ -58,6 +58,13 @@ def test_pattern_is_that_of_elimination(seed):
     np.testing.assert_array_equal(found != 0, np.tril(full != 0, -1))
 
 
+def reconciled(projection, y, rights, times=1):
+    """Windows by the kernels, and whether all of them were finite."""
+    out, block = np.empty_like(y), lanes.new_block(y.shape[1] + 2 * rights.shape[1] + 1)
+    finite = kernels.reconcile_windows(y, rights, *projection._sums, projection.factor, times, block, out)
+    return out, finite
+
+
 @pytest.mark.parametrize("n_windows", [1, 3, 40])
 def test_windows(n_windows):
     projection, r, v, rng = made(1)
@@ -65,28 +72,38 @@ def test_windows(n_windows):
     right = rng.uniform(-1.0, 1.0, (n_windows, len(r)))
     gain = v @ r.T @ np.linalg.inv(r @ v @ r.T)
     for rights in (right, np.zeros((0, len(r)))):
-        out = np.empty_like(y)
-        kernels.reconcile_windows(y, rights, projection.balances, projection.factor, 1, 8, out)
         expected = y - (y @ r.T - (rights if len(rights) else 0.0)) @ gain.T
-        np.testing.assert_allclose(out, expected, rtol=1e-10, atol=1e-12)
-        again = np.empty_like(y)
-        kernels.reconcile_windows(y, rights, projection.balances, projection.factor, 3, 8, again)
-        np.testing.assert_allclose(again, expected, rtol=1e-10, atol=1e-12)
+        for times in (1, 3):
+            out, finite = reconciled(projection, y, rights, times)
+            np.testing.assert_allclose(out, expected, rtol=1e-10, atol=1e-12)
+            assert finite
     solved = np.empty_like(right)
-    kernels.solve_windows(right, projection.factor, 8, solved)
+    kernels.solve_windows(right, projection._lower, projection.factor, lanes.new_block(len(r)), solved)
     np.testing.assert_allclose(solved, np.linalg.solve(r @ v @ r.T, right.T).T, rtol=1e-9)
 
 
 def test_a_window_is_the_same_in_any_company():
     """Bit for bit, wherever it stands among others."""
     projection, r, _, rng = made(2)
-    y = rng.uniform(1.0, 9.0, (37, 26))
+    y = rng.uniform(1.0, 9.0, (lanes.WIDTH + 21, 26))
     none = np.zeros((0, len(r)))
-    together, alone = np.empty_like(y), np.empty_like(y)
-    kernels.reconcile_windows(y, none, projection.balances, projection.factor, 1, 16, together)
-    for k in range(37):
-        kernels.reconcile_windows(y[k : k + 1], none, projection.balances, projection.factor, 1, 16, alone[k : k + 1])
-    np.testing.assert_array_equal(together, alone)
+    together, _ = reconciled(projection, y, none)
+    for k in range(len(y)):
+        np.testing.assert_array_equal(together[k : k + 1], reconciled(projection, y[k : k + 1], none)[0])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(("window", "stream"), [(0, 0), (31, 25), (39, 3)])
+def test_a_gap_is_noticed_and_spoils_no_other_window(value, window, stream):
+    projection, r, _, rng = made(2)
+    y, none = rng.uniform(1.0, 9.0, (40, 26)), np.zeros((0, len(r)))
+    whole, _ = reconciled(projection, y, none)
+    y[window, stream] = value
+    with np.errstate(invalid="ignore"):  # not compiled, NumPy minds
+        out, finite = reconciled(projection, y, none)
+    assert not finite
+    others = np.arange(40) != window
+    np.testing.assert_array_equal(out[others], whole[others])
 
 
 def test_varying_windows():
@@ -95,7 +112,7 @@ def test_varying_windows():
     rights = rng.uniform(-1.0, 1.0, (11, len(r)))
     for given in (rights, np.zeros((0, len(r)))):
         out, least = np.empty_like(y), np.empty(11)
-        kernels.reconcile_varying(
+        varying_kernels.reconcile_varying(
             y, given, std**2, projection.balances, projection.order.pattern, projection._terms, 4, out, least
         )
         for k in range(11):
@@ -244,9 +261,15 @@ def test_postorder():
 
 
 def test_windows_shared_between_threads():
-    done = []
-    share_out(lambda first, last: done.append((first, last)), 100, 16, 3)
-    assert sorted(done) == [(0, 48), (48, 96), (96, 100)]
-    done.clear()
-    share_out(lambda first, last: done.append((first, last)), 10, 16, 4)
-    assert done == [(0, 10)]
+    assert share_out(lambda first, last: (first, last), 100, 16, 3) == [(0, 48), (48, 96), (96, 100)]
+    assert share_out(lambda first, last: (first, last), 10, 16, 4) == [(0, 10)]
+    assert share_out(lambda first, last: (first, last), 0, 16, 4) == [(0, 0)]
+
+
+def test_what_a_thread_cannot_do_is_told():
+    def task(first, _):
+        if first:
+            raise ValueError("not this half")
+
+    with pytest.raises(ValueError, match="not this half"):
+        share_out(task, 64, 32, 2)
