@@ -62,7 +62,7 @@ async def test_hurry_makes_it_due_at_once_and_is_forgotten_with_an_empty_queue()
 
 
 async def test_whole_chunks_are_taken_in_order():
-    batches, _ = queue(flush_rows=10)
+    batches, _ = queue(flush_rows=5, most_rows=10)
     chunks = [chunk(6), chunk(6), chunk(6)]
     for each in chunks:
         await batches.put(each)
