@@ -100,6 +100,8 @@ class OpcuaSource:
         self.values = Values(endpoint.source, rejections, secrets.randbelow(_MOST_HANDLES))
         self.batches = batches
         self._continuing: set[Share] = set()    # sessions that may go on where an earlier collector's stopped
+        self._continues = False                 # nothing was interrupted since an earlier collector
+        self._untold = 0                        # interruptions that are still in the queue
         self.clock = clock
         self._status = status
         self.publisher = Publisher(endpoint.source, self.values, batches, rejections, clock, self.interrupted,
@@ -188,7 +190,15 @@ class OpcuaSource:
 
     def interrupted(self, cause: str, *, kept: bool = False) -> None:
         """Note that readings may be missing from here on; `kept`: only if the server's queues did not last."""
-        self.batches.put_now(Chunk(self.endpoint.source, interruption=Interruption(cause, kept)))
+        if kept:
+            self.batches.put_now(Chunk(self.endpoint.source, interruption=Interruption(cause, kept)))
+            return
+        self._continues = False
+        self._untold += 1
+        self.batches.put_now(Chunk(self.endpoint.source, interruption=Interruption(cause), committed=self._told))
+
+    def _told(self) -> None:
+        self._untold -= 1
 
 
     def continues(self, share: Share) -> None:
@@ -196,12 +206,13 @@ class OpcuaSource:
         if share in self._continuing:
             self._continuing.discard(share)
             if not self._continuing:
+                self._continues = True
                 self.batches.put_now(Chunk(self.endpoint.source, interruption=Interruption(
                     NOT_RUNNING, kept=True, continues=True)))
 
     def is_settled(self) -> bool:
         """Whether nothing of it may be missing that is not marked."""
-        return self._keeping.is_settled(self.endpoint.source)
+        return not self._untold and (self._continues or self._keeping.is_settled(self.endpoint.source))
 
 
 def _sessions(server: OpcuaServer, tags: Iterable[Tag]) -> int:
