@@ -47,6 +47,7 @@ DRAIN_LOOK_S = 0.02           # wall; asyncua signals no empty queue, so we look
 LATE_S = 1.0                  # wall; behind by more than this is told, once
 ON_TIME_S = 0.1               # wall; and when it is over
 WARM_UP_MAX_S = 6 * 3600.0    # run time; a run that began longer ago is not played again from its beginning
+TOLD_S = 1800.0               # run time; playing that much again takes seconds, and is told
 
 
 async def simulate(
@@ -88,7 +89,7 @@ async def simulate(
         From the tick after it is set readings count, and the schedule of faults begins.
     on_state
         Told `serving` (with `endpoints` as they are), `unserved` (meters that stay silent, and why), `armed`,
-        `late` and `on_time`, `drained`.
+        `late` and `on_time`, `drained`; and `note` with a `text` for people, which is no state.
     leave
         Where given, the servers stay after the drain until it is set, so that clients can go before them.
 
@@ -191,6 +192,7 @@ class _Run:
     async def sample(self, sent: SentFile, stop: asyncio.Event) -> None:
         """Read the due meters at every tick until `stop`; ticks before now only bring the plant to the present."""
         serving_since = self.clock.now()
+        self._tell_what_is_played_again(serving_since - self._start)
         waiting = [asyncio.create_task(stop.wait()), asyncio.create_task(self._armed.wait())]
         try:
             for tick in Schedule(self.park.meters).ticks(self._start):
@@ -285,6 +287,13 @@ class _Run:
 
     def _pending(self) -> Pending:
         return sum((server.pending() for server in self._servers), Pending())
+
+    def _tell_what_is_played_again(self, seconds: float) -> None:
+        """Say that the plant is played from the start of the run to the present, where that takes a while."""
+        if seconds > TOLD_S:
+            self.on_state("note", {
+                "text": f"playing the plant again from the start of the run, {seconds / 3600.0:.1f} h ago, so that it "
+                        "goes on where it was; new readings come after that, none is sent again"})
 
     def _tell_lateness(self, run_time: float) -> None:
         """Say when the process falls behind the run clock, and when it has caught up."""

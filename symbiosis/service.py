@@ -30,6 +30,8 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 
+from symbiosis.said import in_words
+
 Say = Callable[[str, Mapping[str, object]], None]
 INTERRUPTED = 130
 
@@ -183,14 +185,14 @@ def _say_json(state: str, detail: Mapping[str, object]) -> None:
 
 
 class _Teller:
-    """Log each state that a service comes to, once; of sources and store it logs each change by itself."""
+    """Log each state that a service comes to, once; some the services log by themselves at each change."""
 
     def __init__(self) -> None:
-        self._told = {"source", "store"}
+        self._told = {"source", "store", "unserved", "late"}
 
     def __call__(self, state: str, detail: Mapping[str, object]) -> None:
         if state == "note":
             log.info("%s", detail["text"])
         elif state not in self._told:
             self._told.add(state)
-            log.info("%s", " ".join([state, *(f"{key}={value}" for key, value in detail.items())]))
+            log.info("%s", in_words(state, detail))

@@ -121,6 +121,8 @@ def load_simulate(options: argparse.Namespace) -> Body:
         clock = PendingClock.of(run.clock) if run.clock.epoch == PENDING else run.clock
         if not options.supervised:
             orders.give("armed")
+            log.info("computing the plant: %d nodes, %d streams, %d meters", len(park.nodes), len(park.streams),
+                     len(park.meters))
 
         def tell(state: str, detail: Mapping[str, object]) -> None:
             if state == "serving":
