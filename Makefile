@@ -9,7 +9,7 @@ BENCH ?= park_load simulators_serve collector_rates store_rates
 
 help:
 	@echo "make demo   a whole park on this machine   (ARGS=\"--duration 90 --speed 20\")"
-	@echo "make test   all tests                      (ARGS=\"tests/park -x\")"
+	@echo "make test   all tests, two at a time       (ARGS=\"tests/park -x\": those, one by one)"
 	@echo "make check  lint, types, import rule, secrets"
 	@echo "make bench  measurements (BENCH=\"park_load collector_rates\"; see benchmarks/)"
 	@echo "make clean  remove caches and build products"
@@ -20,7 +20,7 @@ demo:
 
 test:
 	@./bootstrap.sh dev
-	@exec .venv/bin/pytest $(ARGS)
+	@exec .venv/bin/pytest $(or $(ARGS),-n 2 --dist worksteal)
 
 check:
 	@./bootstrap.sh dev
