@@ -95,7 +95,7 @@ async def simulating(folder: Path, broker: str = "mqtt://127.0.0.1:1", park: Par
                                                                    BETA: "opc.tcp://127.0.0.1:0/beta"},
         broker=broker, sent=folder / "sent.csv", truth=folder / "truth.csv", faults=folder / "faults.csv",
         stop=run.stop, armed=run.armed, on_state=lambda name, data: run.states.append((name, data))))
-    await until(lambda: task.done() or run.state("serving") is not None, 30)
+    await until(lambda: task.done() or run.state("serving") is not None)
     if task.done():
         task.result()
     yield run
@@ -209,6 +209,20 @@ async def test_the_same_start_and_seed_give_the_same_readings(tmp_path: Path):
         common = set(first) & set(second)
         assert len(common) > least
         assert [first[key] for key in common] == [second[key] for key in common]
+
+
+@pytest.mark.parametrize(("began_s", "notes"), [(2000.0, 1), (0.0, 0)])
+async def test_simulators_that_are_started_again_say_that_they_play_the_plant_again(
+    tmp_path: Path, began_s: float, notes: int
+):
+    began = time.time() - began_s
+    park = park_of([meter(source={"opcua": {"endpoint": ALPHA, "node_id": "ns=2;s=A"}})])
+    async with simulating(tmp_path, park=park, clock=RunClock(began, began, 1.0)) as run:
+        run.armed.set()
+        await until(lambda: run.state("armed") is not None)     # it has come to the present
+    said = [str(data["text"]) for state, data in run.states if state == "note"]
+    assert len(said) == notes
+    assert all("from the start of the run, 0.6 h ago" in text for text in said)
 
 
 async def test_faults_begin_after_arming_and_are_recorded(broker: TestBroker, tmp_path: Path):
