@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 DONE = 0
 FOR_EVER = "forever"
+HOUR = timedelta(hours=1)
 _DAYS = re.compile(r"(\d{1,6})d")
 _SHOWN_BYTES = 1_000_000        # smaller tables are told with --json alone, unless they have a time
 
@@ -156,7 +157,7 @@ def _table_line(table: TableCost) -> str:
     if table.rows:
         words.append(f"{table.bytes_total / table.rows:.0f} bytes a row")
     if table.oldest and table.newest:
-        words.append(f"{table.oldest:%Y-%m-%d %H:%M}Z to {table.newest:%Y-%m-%d %H:%M}Z")
+        words.append(_span_in_words(table.name, table.oldest, table.newest))
     if table.chunks is not None:
         words.append(f"{table.chunks} chunks")
     if table.packed is not None:
@@ -164,6 +165,13 @@ def _table_line(table: TableCost) -> str:
         before = _megabytes(table.packed.bytes_before)
         words.append(f"{table.packed.chunks} of them in the columnstore, at {share:.0%} of {before}")
     return ", ".join(words)
+
+
+def _span_in_words(table: str, oldest: datetime, newest: datetime) -> str:
+    """Return of which time the rows of a table are; of readings the whole hours are known (`park.store.storage`)."""
+    if table == "reading":
+        return f"source times within the hours from {oldest:%Y-%m-%d %H}:00Z to {newest + HOUR:%Y-%m-%d %H}:00Z"
+    return f"times from {oldest:%Y-%m-%d %H:%M}Z to {newest:%Y-%m-%d %H:%M}Z"
 
 
 def _job_line(job: Job) -> str:

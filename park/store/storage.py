@@ -80,7 +80,8 @@ class TableCost:
     bytes_total, bytes_index
         On disk, with indexes; the indexes alone.
     oldest, newest
-        First and last time of its rows, of readings to the hour; None where it has no time or no rows.
+        First and last time of its rows, of readings the first and last hour (its start) that they are in; None where
+        it has no time or no rows.
     chunks
         How many it consists of; None where it is no hypertable.
     packed

@@ -80,6 +80,8 @@ def test_what_is_found_is_told(postgres_dsn: str, edition: str) -> None:
     assert reading.rows == pytest.approx(2 * 721, rel=0.01)
     assert (reading.oldest, reading.newest) == (BEGAN, BEGAN + timedelta(hours=12))
     assert 50 < reading.bytes_total / reading.rows < 1000
+    told = next(line for line in lines if line.startswith("table reading:"))
+    assert f"source times within the hours from {BEGAN:%Y-%m-%d %H}:00Z to {BEGAN:%Y-%m-%d} 13:00Z" in told
     assert "retention result: kept 90 days" in lines
     assert record["retention"]["result"] == {"keep_days": 90, "cut": None}      # type: ignore[index]
     if edition == "plain":
