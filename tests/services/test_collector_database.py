@@ -34,7 +34,7 @@ class Database:
         self._binaries = binaries
         self._link = folder / "s"
         self._server: EmbeddedPostgres | None = None
-        self.dsn = make_conninfo(host=str(self._link), user="symbiosis", dbname="symbiosis", connect_timeout=2)
+        self.dsn = make_conninfo(host=str(self._link), user="symbiosis", dbname="symbiosis")
 
     async def start(self) -> None:
         """Start, and let the address lead to it."""
