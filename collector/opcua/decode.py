@@ -220,7 +220,8 @@ def published_of(message: ua.NotificationMessage, subscription: int, result: int
     for notification in message.NotificationData or ():
         if isinstance(notification, ua.DataChangeNotification):
             items += map(item_of, notification.MonitoredItems or ())
-        elif isinstance(notification, ua.StatusChangeNotification):
+        elif isinstance(notification, ua.StatusChangeNotification) and not notification.Status.is_good():
+            # GoodSubscriptionTransferred is meant for the session that it left, but node-opcua tells the new one
             ended = notification.Status.name
     return Published(result, subscription, message.SequenceNumber, bool(message.NotificationData), items, ended)
 

@@ -67,7 +67,8 @@ class Share:
         subscription = left.subscription
         subscription.receipts.next = following(position.durable_to)
         subscription.receipts.durable_to = position.durable_to
-        subscription.asked_at = subscription.paused_at = time.monotonic() - position.asked_s
+        subscription.paused_at = time.monotonic()           # it may be, for all that is known: it is told to publish
+        subscription.asked_at = subscription.paused_at - position.asked_s
         for meter, item in subscription.items.items():
             self._source.values.restore(item.handle, NOWHERE, meter, item.tag.index)
             if item.handle in left.wholes:

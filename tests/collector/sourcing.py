@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from collector.batches import Batches, Interruption
+from collector.batches import Batches, Interruption, Limits
 from collector.opcua.client import Endpoint, OpcuaSource
+from collector.opcua.handover import Keeping
 from collector.opcua.tags import Tag
 from collector.rejections import Rejections
 from collector.status import SourceStatus, State
@@ -25,14 +26,16 @@ def tag(name: str, place: int = 0, interval_s: float = INTERVAL_S, **keys: Any) 
 class Sourcing:
     """A source under way."""
 
-    def __init__(self, url: str, tags: Sequence[Tag], settings: dict[str, Any]) -> None:
-        self.batches = Batches()
+    def __init__(self, url: str, tags: Sequence[Tag], settings: dict[str, Any], keeping: Keeping | None,
+                 limits: Limits | None) -> None:
+        self.batches = Batches(limits)
         self.rejections = Rejections()
         self.changed = asyncio.Event()
         self.states: list[tuple[State, str]] = []
         self.status = SourceStatus("opcua:x", "opcua", REAL_TIME.now, self._note)
         server = OpcuaServer.model_validate({"id": "plc", "endpoint": url} | settings)
-        self.source = OpcuaSource(Endpoint.of(server, url), tags, self.batches, self.status, self.rejections, REAL_TIME)
+        self.source = OpcuaSource(
+            Endpoint.of(server, url), tags, self.batches, self.status, self.rejections, REAL_TIME, keeping)
         self.rows: list[tuple[int, int, float, int]] = []       # place, source time [us], value, status
         self.interruptions: list[Interruption] = []
 
@@ -76,9 +79,12 @@ class Sourcing:
 
 
 @asynccontextmanager
-async def sourcing(url: str, tags: Sequence[Tag], *, armed: bool = True, **settings: Any) -> AsyncIterator[Sourcing]:
+async def sourcing(
+    url: str, tags: Sequence[Tag], *, armed: bool = True, keeping: Keeping | None = None,
+    limits: Limits | None = None, **settings: Any
+) -> AsyncIterator[Sourcing]:
     """Run a source; it is armed at the start of the block unless said otherwise."""
-    running = Sourcing(url, tags, settings)
+    running = Sourcing(url, tags, settings, keeping, limits)
     task = asyncio.create_task(running.source.run())
     try:
         if armed:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.opcua import decode
-from collector.opcua.decode import Item, published, us_of_ticks
+from collector.opcua.decode import Item, published, republished, us_of_ticks
 from collector.times import micros
 
 NUMBERS = {
@@ -41,10 +41,10 @@ def items(kinds):
     return st.lists(st.builds(ua.MonitoredItemNotification, st.integers(0, 2**32 - 1), values), max_size=6)
 
 
-def response(*notifications, subscription=7, sequence=9):
+def response(*notifications, subscription=7, sequence=9, kept=(3, 4)):
     answer = ua.PublishResponse()
     answer.Parameters.SubscriptionId = subscription
-    answer.Parameters.AvailableSequenceNumbers = [3, 4]
+    answer.Parameters.AvailableSequenceNumbers = list(kept)
     answer.Parameters.Results = [ua.StatusCode()]
     answer.Parameters.NotificationMessage.SequenceNumber = sequence
     answer.Parameters.NotificationMessage.NotificationData = list(notifications)
@@ -100,6 +100,27 @@ def test_a_nan_stays_one():
 def test_the_end_of_a_subscription_is_told():
     answer = published(response(ua.StatusChangeNotification(Status=ua.StatusCode(ua.StatusCodes.BadTimeout))))
     assert (answer.has_data, answer.ended) == (True, "BadTimeout")
+
+
+def test_one_that_was_transferred_has_not_ended():
+    moved = ua.StatusCode(ua.UInt32(ua.StatusCodes.GoodSubscriptionTransferred))
+    answer = published(response(ua.StatusChangeNotification(Status=moved)))
+    assert (answer.has_data, answer.ended) == (True, None)
+
+
+@pytest.mark.parametrize("kept", [[], [3], [1, 2**32 - 1]])
+def test_what_the_server_keeps_is_read_either_way(kept):
+    for notification in (changes([]), ua.StatusChangeNotification(Status=ua.StatusCode())):
+        assert list(published(response(notification, kept=kept)).available) == kept
+
+
+def test_what_was_published_again_is_read_or_not_at_all():
+    answer = ua.RepublishResponse()
+    answer.NotificationMessage = ua.NotificationMessage(SequenceNumber=9, NotificationData=[changes([])])
+    data = struct_to_binary(answer)
+    assert (republished(data, 7).subscription, republished(data, 7).sequence) == (7, 9)
+    with pytest.raises(UaStructParsingError):
+        republished(data[:-5], 7)
 
 
 @given(items(NUMBERS), st.data())

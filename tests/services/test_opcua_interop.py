@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from collector.batches import Limits
 from collector.holes import Hole
 from collector.opcua.session import quiet_library
 from collector.times import MICROS
@@ -142,6 +143,28 @@ async def test_a_cut_connection_is_taken_up_again(node_opcua):
             await running.receives()
             await got(running, (0, time_ms * 1000, 77.0, 0))
     assert [interruption.kept for interruption in running.interruptions] == [True]
+
+
+async def test_a_server_publishes_nothing_while_memory_is_full_and_goes_on_after(node_opcua):
+    limits = Limits(buffer_rows=20)
+    async with sourcing(node_opcua.url, [at_node("RAMP", sampling_ms=20.0)], limits=limits) as running:
+        await publishing(node_opcua, False)
+        held = len(running.batches)
+        assert 20 <= held < 100
+        await node_opcua.push("FLOAT", 1.0)         # its answer comes after what was published before
+        assert len(running.batches) == held
+        await running.got(held)
+        await publishing(node_opcua, True)
+        await running.got(held + 40)
+    assert running.status.state == "receiving"
+    assert len({row[1] for row in running.rows}) == len(running.rows)
+
+
+async def publishing(server, wanted):
+    """Wait until its only subscription may publish, or may not."""
+    async with asyncio.timeout(PATIENCE_S):
+        while [one["publishing"] for one in await server.held()] != [wanted]:   # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.02)
 
 
 async def test_units_and_ranges_that_differ_are_said_once_with_both(node_opcua, caplog):

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import sqlite3
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 
 import psycopg
 import pytest
 
-from collector.opcua.handover import FOLDER
+from collector.batches import NOT_RUNNING, Interruption
+from collector.opcua.handover import FOLDER, Handover, Keeping
+from collector.opcua.session import Connection
+from collector.opcua.tags import HELD_S
 from collector.spool import FILE_NAME, SpoolSettings
-from tests.collector.running import at, collecting, opcua, park_of, rows, spawned, until
+from tests.collector.running import PATIENCE_S, at, collecting, opcua, park_of, rows, spawned, until
+from tests.collector.sourcing import sourcing, tag
 
 BROKER = "mqtt://127.0.0.1:1"       # of no meter
 # Without those of meters that are silent: the tests' instruments live in the past.
@@ -143,3 +150,148 @@ async def test_collectors_that_are_killed_again_and_again_lose_nothing(instrumen
     async with collecting(instruments.park, postgres_dsn, spool=SpoolSettings(folder)):
         await until(lambda: all_stored(instruments, postgres_dsn), "everything")
     assert rows(postgres_dsn, GAPS) == []
+
+
+# -- the source alone, as if its process had been killed: it says no goodbye ------------------------------------------
+
+CONTINUES = Interruption(NOT_RUNNING, kept=True, continues=True)
+TAGS = [tag("FT1", 0), tag("FT2", 1)]
+
+
+async def abandon(connection):
+    """Let go of a connection as a process does that is killed."""
+    connection.session.leave()
+    connection._client.disconnect_socket()
+
+
+@pytest.fixture
+def killed(monkeypatch):
+    """Run sources that end as if they were killed."""
+
+    @asynccontextmanager
+    async def killed(*args, **options):
+        async with sourcing(*args, **options) as running:
+            yield running
+            monkeypatch.setattr(Connection, "close", abandon)
+            monkeypatch.setattr(Handover, "drop", Handover.close)
+        monkeypatch.undo()
+
+    return killed
+
+
+async def push(server, *ticks):
+    for tick in ticks:
+        for name in ("FT1", "FT2"):
+            await server.push(name, float(tick), at(tick))
+
+
+async def received(running, count):
+    """Wait until so many readings are in memory."""
+    async with asyncio.timeout(PATIENCE_S):
+        while len(running.batches) < count:         # noqa: ASYNC110 - whoever waits for a batch takes it
+            await asyncio.sleep(0.01)
+
+
+async def left_by(killed, server, folder, **keeping):
+    """Let a source make the first readings durable, receive the next ones, and die."""
+    async with killed(server.url, TAGS, keeping=Keeping(folder, **keeping)) as running:
+        await push(server, 0)
+        await running.got(2)
+        await push(server, 1, 2)
+        await received(running, 4)
+    await push(server, 3)
+
+
+def expected(*ticks):
+    return {(place, tick) for place in (0, 1) for tick in ticks}
+
+
+def seen(running):
+    return {(place, int(value)) for place, _, value, _ in running.rows}
+
+
+async def test_what_was_received_comes_again_from_a_server_of_asyncua(opcua_server, killed, tmp_path):
+    server = await opcua_server(["FT1", "FT2"])
+    await left_by(killed, server, tmp_path)
+    subscriptions = server.subscriptions
+    async with sourcing(server.url, TAGS, keeping=Keeping(tmp_path)) as running:
+        await running.got(6)
+        assert server.subscriptions == subscriptions
+    assert seen(running) == expected(1, 2, 3)
+    assert running.interruptions == [CONTINUES]
+    assert server.subscriptions == []
+
+
+async def test_a_session_that_is_gone_leaves_its_subscription(node_opcua, killed, tmp_path):
+    tags = [tag(name, place, node_id=f"nsu=urn:tests:instruments;s={name}")
+            for place, name in enumerate(("TOLD1", "TOLD2"))]
+    instruments = Instruments(node_opcua)
+    await instruments.send(1)
+    async with killed(node_opcua.url, tags, keeping=Keeping(tmp_path)) as running:
+        await running.got(2)
+        await instruments.send(3)
+        await received(running, 6)
+    [file] = (tmp_path / FOLDER).glob("*.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"token": "0000"}))
+    async with sourcing(node_opcua.url, tags, keeping=Keeping(tmp_path)) as running:
+        await instruments.send(2)
+        await running.got(10)
+    assert seen(running) == expected(*instruments.sent[1:])
+    assert running.interruptions == [CONTINUES]
+
+
+async def test_of_a_server_that_began_anew_nothing_is_taken_up(opcua_server, killed, tmp_path):
+    server = await opcua_server(["FT1", "FT2"])
+    await left_by(killed, server, tmp_path)
+    await server.stop()
+    await server.start()
+    async with sourcing(server.url, TAGS, keeping=Keeping(tmp_path)) as running:
+        await push(server, 9)
+        await running.got(2)
+    assert seen(running) == expected(9)
+    assert running.interruptions == [Interruption(NOT_RUNNING)]
+
+
+async def test_a_park_that_changed_meanwhile_is_brought_to_the_server(opcua_server, killed, tmp_path):
+    server = await opcua_server(["FT1", "FT2", "FT3"])
+    await left_by(killed, server, tmp_path)
+    before = server.items
+    tags = [replace(TAGS[0], place=5), tag("FT3", 6)]
+    async with sourcing(server.url, tags, keeping=Keeping(tmp_path)) as running:
+        await running.got(3)
+        assert server.items.keys() == {"FT1", "FT3"}
+        assert server.items["FT1"] == before["FT1"]
+        await server.push("FT3", 9.0, at(9))
+        await running.got(4)
+    assert seen(running) == {(5, 1), (5, 2), (5, 3), (6, 9)}
+    assert running.interruptions == [CONTINUES]
+    assert running.rejections.total("opcua:x") == 0
+
+
+async def test_a_meter_that_is_asked_for_otherwise_may_have_lost_something(opcua_server, killed, tmp_path):
+    server = await opcua_server(["FT1", "FT2"])
+    await left_by(killed, server, tmp_path)
+    async with sourcing(server.url, [TAGS[0], replace(TAGS[1], queue=50)], keeping=Keeping(tmp_path)) as running:
+        await running.got(5)
+    assert seen(running) >= expected(1, 2)
+    assert running.interruptions == []
+
+
+@pytest.mark.parametrize("sure", [False, True])
+async def test_what_was_missing_before_the_kill_is_not_forgotten(opcua_server, killed, tmp_path, sure):
+    server = await opcua_server(["FT1", "FT2"])
+    await left_by(killed, server, tmp_path, is_settled=lambda _source: sure)
+    async with sourcing(server.url, TAGS, keeping=Keeping(tmp_path)) as running:
+        await running.got(6)
+    assert running.interruptions == [CONTINUES] * sure
+
+
+async def test_a_collector_that_comes_later_than_the_queues_hold_says_so(opcua_server, killed, tmp_path, monkeypatch):
+    server = await opcua_server(["FT1", "FT2"])
+    await left_by(killed, server, tmp_path)
+    now = time.time() + HELD_S + 30.0
+    monkeypatch.setattr(time, "time", lambda: now)
+    async with sourcing(server.url, TAGS, keeping=Keeping(tmp_path)) as running:
+        await running.got(6)
+    late = Interruption("the server waited longer to be asked than its queues hold")
+    assert running.interruptions == [CONTINUES, late]
