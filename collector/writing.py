@@ -97,6 +97,7 @@ class Writer:
         self._spooled = asyncio.Event()             # something waits in the spool
         self._moved = asyncio.Event()               # another try may be worth it
         self._commit_under_way: asyncio.Task[bool] | None = None
+        _ = inflow.register.scale           # units are read now: 0.3 s, that the first batch would have to wait
 
     def apply(self, register: Register) -> None:
         """Go over to the register of a changed park, before readings of its new places come."""

@@ -33,7 +33,7 @@ from park.errors import BrokerError
 
 _logger = logging.getLogger(__name__)
 
-MESSAGES_A_CHUNK = 2_000        # read at once, so that a flood does not hold up the event loop
+MESSAGES_A_CHUNK = 1_000        # read at once, so that a flood does not hold up the event loop: some 6 ms
 STALLED_AT = 10                 # unacknowledged messages from which a broker may wait for us; the least known is 20
 STALLED_S = 0.01                # silence after which it is taken to be
 
@@ -194,6 +194,7 @@ class MqttSource(BrokerSource):
             chunk, link = self._chunk(await self._inbox.take(MESSAGES_A_CHUNK))
             await self._batches.put(chunk)
             await self._hurry_if_stalled(link)
+            await asyncio.sleep(0)              # nothing above waits in a flood: it is the writer's turn
 
     def _new_link(self) -> Link:
         return Link(self.broker, self._topics.topics, self._inbox)

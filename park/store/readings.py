@@ -245,10 +245,10 @@ class ReadingWriter:
     def _write(self, batch: ReadingBatch) -> WriteResult:
         conn = self._connection()
         refused = _rows_to_refuse(batch)
-        good = np.setdiff1d(np.arange(len(batch)), [row for row, _reason in refused])
+        good = np.delete(np.arange(len(batch)), [row for row, _reason in refused])
         with conn.transaction():
             work = _Work(conn)
-            if len(good) and not (self._expect_new and work.copy_new(batch.take(good))):
+            if len(good) and not (self._expect_new and work.copy_new(batch.take(good) if refused else batch)):
                 work.merge(batch, good)
             announce(conn, work.added)
         new = sum(int(added.rows.sum()) for added in work.added)
