@@ -16,8 +16,20 @@ from park.brokers import MqttBroker
 from park.entry import Entry, NotNegative, Positive
 from park.meters import STALE_INTERVALS, Counter, Meter, MqttSource, OpcuaSource, Source, SparkplugSource
 from park.network import (
-    ENVIRONMENT, WATER_DENSITY, Amount, Bounds, Carrier, EnthalpyReference, Node, Participant, Phase, Side,
-    SignedStreams, Stream, Uncertain, other_end,
+    ENVIRONMENT,
+    WATER_DENSITY,
+    Amount,
+    Bounds,
+    Carrier,
+    EnthalpyReference,
+    Node,
+    Participant,
+    Phase,
+    Side,
+    SignedStreams,
+    Stream,
+    Uncertain,
+    other_end,
 )
 from park.servers import OpcuaServer
 
