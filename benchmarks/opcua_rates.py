@@ -126,7 +126,10 @@ async def sourced(urls: list[str], count: int, begin: Begin) -> Spent:
     begin()
     while count > 0:
         await batches.due()
-        count -= sum(len(chunk.rows) for chunk in batches.take())
+        for chunk in batches.take():
+            count -= len(chunk.rows)
+            if chunk.committed is not None:
+                chunk.committed()
         batches.committed()
     spent = time.monotonic() - begun, time.process_time() - cpu
     for task in running:

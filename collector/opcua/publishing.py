@@ -192,13 +192,15 @@ class Publisher:
         """
         receipts = subscription.receipts
         missing = receipts.missing_before(answer.sequence)
+        if not missing:
+            return
         kept = frozenset(answer.available)
         for number in missing:
             if kept and number not in kept:
                 continue
             if not await self._take_again(session, subscription, number) and not kept:
                 break
-        if missing and receipts.next != answer.sequence:
+        if receipts.next != answer.sequence:
             self._interrupted(f"notification {receipts.next} did not come")
             receipts.skip_to(answer.sequence)
 
