@@ -79,12 +79,20 @@ class Expectation:
         count = np.bincount(of, minlength=n)
         mean = np.bincount(of, said, minlength=n) / np.maximum(count, 1)
         x = np.where(count > 0, mean, known)
+        # a first vote of more than two, so that its neighbours are not held against what one wrong meter makes of them
+        for quorum in (3, 1):
+            middle, votes = self._middle(x, of, said)
+            outvoted = (count > 0) & (votes >= quorum) & _apart(mean, middle)
+            x = np.where(outvoted, middle, np.where(count > 0, mean, known))
+        return np.where(count > 0, x, self.scale)
+
+    def _middle(self, x: Floats, of: Ints, said: Floats) -> tuple[Floats, Ints]:
+        """Return the median of what meters, balances and the park say of each variable, and how many say something."""
         at, implied = self._implied(x)
         declared = np.flatnonzero(~np.isnan(self.nominal))
-        middle = _median(np.concatenate([of, at, declared]),
-                         np.concatenate([said, implied, self.nominal[declared]]), n)
-        agree = (abs(mean) <= APART * abs(middle)) & (abs(middle) <= APART * abs(mean))
-        return np.where(count > 0, np.where(agree, mean, middle), self.scale)
+        about = np.concatenate([of, at, declared])
+        return (_median(about, np.concatenate([said, implied, self.nominal[declared]]), len(x)),
+                np.bincount(about, minlength=len(x)))
 
     def _implied(self, x: Floats) -> tuple[Ints, Floats]:
         """Return what each sum makes of each of its variables where all others are known: variable, value."""
@@ -93,6 +101,11 @@ class Expectation:
         others = (self.linear @ np.nan_to_num(x))[self.row] - factor * np.nan_to_num(own)
         complete = missing == 0
         return self.variable[complete], (-others / factor)[complete]
+
+
+def _apart(one: Floats, other: Floats) -> Bools:
+    """Whether two sizes differ by more than `APART`; or cannot be compared."""
+    return np.asarray(~((abs(one) <= APART * abs(other)) & (abs(other) <= APART * abs(one))))
 
 
 def _median(of: Ints, value: Floats, n: int) -> Floats:

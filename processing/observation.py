@@ -5,8 +5,9 @@
 
 - Several meters of one point, and the two ends of a stream without delay or loss, are combined by inverse variance.
 - Variances are those of the *expected* value: a meter that reads zero has no weight without limit, and of two equal
-  meters the lower does not weigh more. In the first pass the expected value is the plain mean of the meters of one
-  variable; in the second it is the first estimate.
+  meters the lower does not weigh more. In the first pass the expected value is what meters, balances and nominal flows
+  make likely (expected.py); in the second it is the first estimate. A meter more than `FARTHEST` std off it weighs
+  less, so that one that reads a thousandfold carries neither the first estimate with it nor its neighbours' std.
 - Enthalpy follows from temperature, pressure and the declared phase, so heat flows need no meters of their own, and
   what F, T and p share is in the equations rather than in a covariance.
 - The two windows of a delayed stream's sender (now, and when what arrives now left) share their meters' systematic
@@ -36,6 +37,10 @@ from processing.window import Means
 PERSISTENCE_U95 = 0.05
 """What an unmetered flow, enthalpy or fraction may change in its delay, as a share of its value: loads of process
 plants wander a few percent in minutes (the simulator's default, 1.5 % std in half an hour, is one such)."""
+
+FARTHEST = 100.0
+"""std that a meter is off what is expected at most: more is beyond doubt already, and in products of flows and
+enthalpies least squares would be carried so far away that they find no way back. Its std grows to that."""
 
 LEAST_EXPECTED = 0.01
 """A flow is never expected below this share of its typical size, so that no meter is exact near zero."""
@@ -198,6 +203,8 @@ class _Window:
             own.systematic * factor**2 + factor_variance * np.where(inventory, reading, expected) ** 2,
             own.random * factor**2)
         usable = self.usable[direct.slot] & ~np.isnan(value)
+        off = np.where(usable & ~inventory, abs(value - expected * factor), 0.0)
+        variances = _tempered(variances, off)
         self.slot_value[direct.slot], self.slope[direct.slot] = value, factor
         self.slot_variance[direct.slot], self.slot_noise[direct.slot] = variances.total, variances.random
         return combine(direct.point, value, variances, usable, self.n_points)
@@ -274,3 +281,9 @@ class _Window:
             some = self.usable[slot]
             np.maximum.at(found, point[some], self.means.coverage[slot][some])
         return found
+
+
+def _tempered(variances: Variances, off: Floats) -> Variances:
+    """Return variances such that nothing of `off`, shape (n,), is more than `FARTHEST` std."""
+    factor = np.maximum(1.0, np.square(off / FARTHEST) / np.maximum(variances.total, np.finfo(float).tiny))
+    return Variances(variances.systematic * factor, variances.random * factor)

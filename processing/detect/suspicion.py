@@ -120,7 +120,7 @@ class Teller:
         per_std = float(judged.std[m] / np.sqrt(judged.spread[m])) / slope
         bias, reading = finding.sharp * per_std, float(estimate.means.value[m])
         rate = _rate(meter)
-        expected = reading - bias * unit.scale
+        expected = reading - self._off(m, judged, estimate)
         share = "" if unit.offset or not expected else f" ({100.0 * bias * unit.scale / expected:+.1f} %)"
         finding_text = "than it used to, against the balances" if finding.by_change else (
             "than the balances and its u95 allow")
@@ -131,6 +131,15 @@ class Teller:
             finding.statistic, finding.limit,
             evidence={**self._evidence(finding), "bias": bias, "unit": rate,
                       "bias_u95": U95 * abs(per_std) * finding.std})
+
+    def _off(self, m: int, judged: Judged, estimate: Estimate) -> float:
+        """Return by how much a meter differs now from what the others make of its reading [SI].
+
+        Not the lasting bias: of a meter that reads a thousandfold that leaves nothing to tell a share of.
+        """
+        said = estimate.observation
+        adjustment = said.slot_value[m] - estimate.unbounded[self._plan.slot_variable[m]]
+        return float(adjustment / (judged.spread[m] * said.slope[m]))
 
     def _leak(self, finding: Finding, since_us: int, leaks: JudgedLeaks) -> Opened:
         """Tell a leaking node."""
