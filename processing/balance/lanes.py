@@ -12,6 +12,8 @@ on the windows beside it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,11 @@ TILE = 8
 LINE = 64
 """Bytes of a cache line: a row that starts at a multiple of it is read without touching one line more."""
 
+SPARE = 4
+"""Blocks kept between calls, of the largest networks that were solved: one for each thread at work at a time."""
+
+_spare: list[Floats] = []
+
 _ROW = ir.VectorType(ir.DoubleType(), WIDTH)
 _PIECE = ir.VectorType(ir.DoubleType(), TILE)
 _INT = ir.IntType(32)
@@ -44,6 +51,25 @@ def new_block(n_rows: int) -> Floats:
     first = (-memory.ctypes.data // 8) % (LINE // 8)
     block: Floats = memory[first : first + n_rows * WIDTH].reshape(n_rows, WIDTH)
     return block
+
+
+@contextmanager
+def borrowed_block(n_rows: int) -> Iterator[Floats]:
+    """Lend a block of shape (n_rows, WIDTH) with whatever it holds; it is kept for the next who asks.
+
+    To touch new memory for the first time takes longer than to reconcile in it.
+    """
+    try:
+        memory = _spare.pop()  # another thread may have taken the last
+    except IndexError:
+        memory = new_block(n_rows)
+    if len(memory) < n_rows:
+        memory = new_block(n_rows)
+    try:
+        yield memory[:n_rows]
+    finally:
+        if len(_spare) < SPARE:
+            _spare.append(memory)
 
 
 def nothing() -> Floats:

@@ -7,10 +7,7 @@ refinement where digits were lost. Not here: std and tests (sparse.py). The main
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -20,6 +17,7 @@ from processing.balance.dense import CONTRADICTION
 from processing.balance.inputs import Bools, Floats, Ints, Rows
 from processing.balance.ordering import Order, as_csr, as_rows, order_rows
 from processing.balance.reduction import reduce, take_rows
+from processing.balance.sharing import share_out
 
 SMALL_PIVOT = 1e-7
 """Below this share of its own diagonal a pivot of S has lost half of its digits: solutions are refined."""
@@ -145,10 +143,11 @@ class SparseSystem:
         rows = self.n_streams + 1 + rights.shape[1] * (1 + (len(rights) > 0))
 
         def some(first: int, last: int) -> bool:
-            given, block = rights[first:last] if len(rights) else rights, lanes.new_block(rows)
-            return kernels.reconcile_windows(
-                values[first:last], given, there, back, self.factor, self.times, block, out[first:last]
-            )
+            given, moved = rights[first:last] if len(rights) else rights, out[first:last]
+            with lanes.borrowed_block(rows) as block:
+                return kernels.reconcile_windows(
+                    values[first:last], given, there, back, self.factor, self.times, block, moved
+                )
 
         finite = share_out(some, len(values), lanes.WIDTH, threads)
         self._fill_in(out, scaled)
@@ -237,12 +236,13 @@ class SparseSystem:
     def _solved(self, rights: Floats) -> Floats:
         """Return S^-1 rights, rows in elimination order, shape (n_windows, n_rows)."""
         given = np.ascontiguousarray(rights)
-        out, block = np.empty(given.shape), lanes.new_block(given.shape[1])
-        kernels.solve_windows(given, self._lower, self.factor, block, out)
-        for _ in range(1, self.times):
-            left, more = np.ascontiguousarray(given - self._times_normal(out)), np.empty(given.shape)
-            kernels.solve_windows(left, self._lower, self.factor, block, more)
-            out += more
+        out = np.empty(given.shape)
+        with lanes.borrowed_block(given.shape[1]) as block:
+            kernels.solve_windows(given, self._lower, self.factor, block, out)
+            for _ in range(1, self.times):
+                left, more = np.ascontiguousarray(given - self._times_normal(out)), np.empty(given.shape)
+                kernels.solve_windows(left, self._lower, self.factor, block, more)
+                out += more
         return out
 
     def _times_normal(self, values: Floats) -> Floats:
@@ -265,8 +265,8 @@ class SparseSystem:
         # the transpose of the gain: the same steps with R and V R' in each other's place
         there, back = self._sums_of(self._weighted, self._r)
         none, out = np.zeros((0, self.degrees_of_freedom)), np.empty_like(weights)
-        block = lanes.new_block(self.n_streams + self.degrees_of_freedom + 1)
-        kernels.reconcile_windows(weights, none, there, back, self.factor, self.times, block, out)
+        with lanes.borrowed_block(self.n_streams + self.degrees_of_freedom + 1) as block:
+            kernels.reconcile_windows(weights, none, there, back, self.factor, self.times, block, out)
         return out
 
     @cached_property
@@ -352,14 +352,3 @@ class SparseSystem:
 def _sums(rows: Rows) -> kernels.Sums:
     """Return a matrix by rows as the kernels gather it."""
     return kernels.Sums(rows.start, np.concatenate([rows.index, np.zeros(kernels.EARLY, dtype=np.int64)]), rows.value)
-
-
-def share_out(task: Callable[[int, int], Any], count: int, block: int, threads: int) -> list[Any]:
-    """Run task(first, last) over 0..count, in as many threads as asked, each some whole blocks; return the answers."""
-    each = max(-(-count // (max(threads, 1) * block)) * block, 1)
-    spans = [(first, min(first + each, count)) for first in range(0, count, each)]
-    if len(spans) <= 1:
-        return [task(0, count)]
-    with ThreadPoolExecutor(len(spans) - 1) as pool:  # the thread that asks takes its share too
-        others = [pool.submit(task, *span) for span in spans[1:]]
-        return [task(*spans[0]), *(other.result() for other in others)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 from numba import njit
@@ -90,11 +92,29 @@ def test_a_window_repeated():
 
 
 def test_rows_of_a_block_start_a_cache_line():
-    for n_rows in range(4):
+    for n_rows in range(1, 9):
         block = lanes.new_block(n_rows)
         assert block.shape == (n_rows, lanes.WIDTH)
         assert block.ctypes.data % lanes.LINE == 0
         assert not block.any()
+
+
+def test_a_block_is_kept_for_the_next_and_never_lent_twice(monkeypatch):
+    monkeypatch.setattr(lanes, "_spare", [])
+    with lanes.borrowed_block(5) as one, lanes.borrowed_block(7) as other:
+        assert (one.shape, other.shape) == ((5, lanes.WIDTH), (7, lanes.WIDTH))
+        assert not np.shares_memory(one, other)
+    with lanes.borrowed_block(3) as again:
+        assert np.shares_memory(again, one) or np.shares_memory(again, other)
+    with contextlib.suppress(ValueError), lanes.borrowed_block(9) as larger:
+        assert larger.shape == (9, lanes.WIDTH)
+        raise ValueError
+    with lanes.borrowed_block(8) as again:
+        assert np.shares_memory(again, larger)  # given back all the same
+    with contextlib.ExitStack() as many:
+        for _ in range(lanes.SPARE + 2):
+            many.enter_context(lanes.borrowed_block(1))
+    assert len(lanes._spare) == lanes.SPARE
 
 
 @njit

@@ -10,8 +10,8 @@ from processing.balance.dense import project
 from processing.balance.elimination import eliminate, grown
 from processing.balance.ordering import minimum_degree
 from processing.balance.reduction import take_rows
+from processing.balance.sharing import share_out
 from processing.balance.sparse import project_sparse
-from processing.balance.sparse_system import share_out
 from tests.balance.networks import plant
 
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from processing.balance import assess, classify, identify_gross_errors, network, prepare, reconcile
+from processing.balance import (
+    BalanceError,
+    ContradictionError,
+    assess,
+    classify,
+    identify_gross_errors,
+    network,
+    prepare,
+    reconcile,
+)
 from tests.balance.networks import flows, plant
 
 
@@ -128,6 +137,38 @@ def test_threads_change_nothing(monkeypatch):
     made = prepare(matrix, std)
     one = made.reconcile(windows).reconciled
     np.testing.assert_array_equal(made.reconcile(windows, threads=2).reconciled, one)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_gap_among_whole_windows(monkeypatch, threads):
+    """Found on the way: every window is what it is alone, also where the answer replaces the readings."""
+    monkeypatch.setattr(network, "DENSE_STREAMS", 0)
+    matrix, measured, std, rhs = case(8, silent=0.0)
+    measured[3] = measured[0]
+    windows = np.tile(measured, (12, 1))
+    windows[17, 4], windows[60, 4:90] = np.nan, np.nan
+    made = prepare(matrix, std)
+    alone = np.array([made.reconcile(y, rhs=rhs).reconciled for y in windows])
+    together = made.reconcile(windows, rhs=rhs, threads=threads)
+    np.testing.assert_array_equal(together.reconciled, alone)
+    np.testing.assert_array_equal(together.redundant[[16, 17], 4], [True, False])
+    memory = windows.copy()
+    made.reconcile(memory, rhs=rhs, threads=threads, out=memory)
+    np.testing.assert_array_equal(memory, alone)
+
+
+def test_what_a_batch_of_a_large_network_cannot_have(monkeypatch):
+    monkeypatch.setattr(network, "DENSE_STREAMS", 0)
+    matrix, measured, std, rhs = case(9, silent=0.0)
+    measured[3] = measured[0]
+    made = prepare(matrix, std)
+    assert made.reconcile(measured[:0]).reconciled.shape == (0, measured.shape[1])
+    measured[2, 7] = np.inf
+    with pytest.raises(BalanceError, match="window 2, stream 7"):
+        made.reconcile(measured, rhs=rhs)
+    exact = prepare([[1, -1, 0], [0, 1, -1]], [0.0, 0.0, 1.0])
+    with pytest.raises(ContradictionError, match="window 1"):
+        exact.reconcile([[1.0, 1.0, 2.0], [1.0, 1.5, 2.0], [2.0, 2.0, 2.0]])
 
 
 def test_thousands_of_streams_close_their_balances():
