@@ -154,7 +154,8 @@ class Collector:
         self.metrics = CollectorMetrics(self._standing, store.spool.folder / FILE_NAME if store.spool else None)
         self._said: tuple[str, dict[str, object]] = ("", {})
         self._ending = False
-        keeping = Keeping(store.spool.folder if store.spool else None, self._is_settled)
+        keeping = Keeping(store.spool.folder if store.spool else None, self._is_settled,
+                          lambda: self._writer.is_held_back)
         outflow = Outflow(self._batches, self._rejections, clock, self._statuses, self._tell, keeping)
         self._sources = Sources(reach, outflow)
         self._sources.make(self._sources.prepare(park, self._register))

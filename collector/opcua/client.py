@@ -215,6 +215,11 @@ class OpcuaSource:
         return not self._untold and (self._continues or self._keeping.is_settled(self.endpoint.source))
 
 
+    def is_leaving(self) -> bool:
+        """Whether what came cannot be made durable, so that the next collector is to ask for it again."""
+        return self._keeping.folder is not None and self._keeping.is_held_back()
+
+
 def _sessions(server: OpcuaServer, tags: Iterable[Tag]) -> int:
     """Return over how many sessions the tags of a server are dealt."""
     rates = [1.0 / tag.interval_s for tag in tags]

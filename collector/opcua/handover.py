@@ -60,10 +60,21 @@ class Owner:
 
 @dataclass(frozen=True)
 class Keeping:
-    """Where a collector's sources note what they leave, and who knows whether what may be missing of one is settled."""
+    """Where a collector's sources note what they leave, and who knows how things stand.
 
-    folder: Path | None = None          # of the spool; None: nothing is left to anybody
+    Attributes
+    ----------
+    folder
+        Of the spool; None: nothing is left to anybody.
+    is_settled
+        Whether nothing may be missing of a source that is not marked yet.
+    is_held_back
+        Whether neither database nor spool takes anything: then sessions are left to the next collector at a stop too.
+    """
+
+    folder: Path | None = None
     is_settled: Callable[[str], bool] = lambda _source: True
+    is_held_back: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True)

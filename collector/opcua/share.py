@@ -109,7 +109,7 @@ class Share:
                     self._lost(error)
                     await self._let_go(connection, error)
                 except BaseException:
-                    await self._close(connection)
+                    await (connection.leave() if self._source.is_leaving() else self._close(connection))
                     raise
         finally:
             self._handover.close()

@@ -22,6 +22,7 @@ from collector.opcua.tags import HELD_S
 from collector.spool import FILE_NAME, SpoolSettings
 from tests.collector.running import PATIENCE_S, at, collecting, opcua, park_of, rows, spawned, until
 from tests.collector.sourcing import sourcing, tag
+from tests.fixtures.node_opcua import PASSWORD, PASSWORD_VARIABLE
 
 BROKER = "mqtt://127.0.0.1:1"       # of no meter
 # Without those of meters that are silent: the tests' instruments live in the past.
@@ -170,13 +171,17 @@ def killed(monkeypatch):
 
     @asynccontextmanager
     async def killed(*args, **options):
-        async with sourcing(*args, **options) as running:
-            yield running
-            monkeypatch.setattr(Connection, "close", abandon)
-            monkeypatch.setattr(Handover, "drop", Handover.close)
-        monkeypatch.undo()
+        with monkeypatch.context() as patch:
+            async with sourcing(*args, **options) as running:
+                yield running
+                patch.setattr(Connection, "close", abandon)
+                patch.setattr(Handover, "drop", Handover.close)
 
     return killed
+
+
+def at_node(name, place=0):
+    return tag(name, place, node_id=f"nsu=urn:tests:instruments;s={name}")
 
 
 async def push(server, *ticks):
@@ -210,6 +215,14 @@ def seen(running):
     return {(place, int(value)) for place, _, value, _ in running.rows}
 
 
+async def has_seen(running, wanted):
+    """Wait until these readings came, repeated or not, and no others."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not seen(running) >= wanted:
+            await running.got(len(running.rows) + 1)
+    assert seen(running) == wanted
+
+
 async def test_what_was_received_comes_again_from_a_server_of_asyncua(opcua_server, killed, tmp_path):
     server = await opcua_server(["FT1", "FT2"])
     await left_by(killed, server, tmp_path)
@@ -223,8 +236,7 @@ async def test_what_was_received_comes_again_from_a_server_of_asyncua(opcua_serv
 
 
 async def test_a_session_that_is_gone_leaves_its_subscription(node_opcua, killed, tmp_path):
-    tags = [tag(name, place, node_id=f"nsu=urn:tests:instruments;s={name}")
-            for place, name in enumerate(("TOLD1", "TOLD2"))]
+    tags = [at_node("TOLD1"), at_node("TOLD2", 1)]
     instruments = Instruments(node_opcua)
     await instruments.send(1)
     async with killed(node_opcua.url, tags, keeping=Keeping(tmp_path)) as running:
@@ -235,9 +247,39 @@ async def test_a_session_that_is_gone_leaves_its_subscription(node_opcua, killed
     file.write_text(json.dumps(json.loads(file.read_text()) | {"token": "0000"}))
     async with sourcing(node_opcua.url, tags, keeping=Keeping(tmp_path)) as running:
         await instruments.send(2)
-        await running.got(10)
-    assert seen(running) == expected(*instruments.sent[1:])
+        await has_seen(running, expected(*instruments.sent[1:]))
     assert running.interruptions == [CONTINUES]
+
+
+async def test_a_source_that_is_stopped_with_readings_that_nobody_takes_leaves_them_to_the_next(opcua_server, tmp_path):
+    server = await opcua_server(["FT1", "FT2"])
+    async with sourcing(server.url, TAGS, keeping=Keeping(tmp_path, is_held_back=lambda: True)) as running:
+        await push(server, 1, 2)
+        await received(running, 4)
+    async with sourcing(server.url, TAGS, keeping=Keeping(tmp_path)) as running:
+        await running.got(4)
+    assert seen(running) == expected(1, 2)
+    assert server.subscriptions == []
+
+
+async def test_a_secured_session_of_a_user_is_taken_up(node_opcua, killed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(PASSWORD_VARIABLE, PASSWORD)
+    (tmp_path / "pki/trusted").mkdir(parents=True)
+    (tmp_path / "pki/trusted/server.pem").write_bytes(node_opcua.certificate.read_bytes())
+    settings = {"security_policy": "Basic256Sha256", "user": "collector", "password": {"env": PASSWORD_VARIABLE}}
+    source = (node_opcua.url, [at_node("TOLD1")])
+    instruments = Instruments(node_opcua)
+    await instruments.send(1)
+    async with killed(*source, keeping=Keeping(tmp_path), **settings) as running:
+        await running.got(1)
+        await instruments.send(3)
+        await received(running, 3)
+    async with sourcing(*source, keeping=Keeping(tmp_path), **settings) as running:
+        await instruments.send(2)
+        await has_seen(running, {(0, tick) for tick in instruments.sent[1:]})
+    assert running.interruptions == [CONTINUES]
+    assert PASSWORD.encode() not in b"".join(path.read_bytes() for path in (tmp_path / FOLDER).iterdir())
 
 
 async def test_of_a_server_that_began_anew_nothing_is_taken_up(opcua_server, killed, tmp_path):
