@@ -17,8 +17,9 @@ from pathlib import Path
 import psycopg
 
 from park.store import connect, migrate
+from park.store.binaries import find_binaries
 from park.store.editions import edition_of
-from park.store.embedded import EmbeddedPostgres, find_binaries
+from park.store.embedded import EmbeddedPostgres
 from park.store.storage import StoreStatus, status
 from tests.fixtures.timescale import community_session
 from tests.fixtures.timescale_root import postgres_binaries

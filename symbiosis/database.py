@@ -150,7 +150,7 @@ def backup(dsn: str, file: Path) -> Path:
     StoreError
         If there is no pg_dump, or it fails.
     """
-    from park.store.embedded import find_binaries
+    from park.store.binaries import find_binaries
 
     pg_dump = find_binaries() / "pg_dump"
     if not pg_dump.is_file():

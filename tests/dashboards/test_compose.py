@@ -16,7 +16,8 @@ import yaml
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from park.store import connect, migrate
-from park.store.embedded import EmbeddedPostgres, find_binaries
+from park.store.binaries import find_binaries
+from park.store.embedded import EmbeddedPostgres
 from symbiosis.cli import build_parser
 from symbiosis.health import Health, new_registry, serving
 

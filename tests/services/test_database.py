@@ -14,7 +14,8 @@ import pytest
 
 from park.errors import InputError, StoreError
 from park.store import connect, migrate
-from park.store.embedded import EmbeddedPostgres, find_binaries
+from park.store.binaries import find_binaries
+from park.store.embedded import EmbeddedPostgres
 from park.store.location import open_database
 from symbiosis.cli import main
 from symbiosis.database import backup, csv_line, print_query

