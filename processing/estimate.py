@@ -60,8 +60,10 @@ class Estimate:
         Slots that went into the balances, bool, shape (n_slots,).
     values
         The variables, shape (n_variables,) [unit of the variable]; NaN where unobservable.
+    unbounded
+        The same before any was held at a bound: what is judged, for a meter that is far off may push others to theirs.
     covariance
-        Shape (n_variables, n_variables); NaN where unobservable.
+        Of `unbounded`, shape (n_variables, n_variables); NaN where unobservable.
     status
         Of every variable.
     residual, throughput
@@ -90,6 +92,7 @@ class Estimate:
     observation: Observation
     believed: Bools
     values: Floats
+    unbounded: Floats
     covariance: Floats
     status: Status
     residual: Floats
@@ -240,20 +243,22 @@ class Estimator:
         found = balances.reconcile(said, expected)
         found = found if found is not None and found.converged else None
         values = np.where(equations.bound, np.nan, said.measured)
+        unbounded = values.copy()
         covariance = np.diag(np.where(equations.bound, np.nan, said.variance))
         residual = np.full(len(equations.linear), np.nan)
         throughput, test, dof = residual.copy(), np.nan, 0
         if found is not None:
             inside = balances.within_limits(said, found, expected)
-            values[bound] = inside.reconciled
-            covariance[np.ix_(bound, bound)] = found.covariance()       # before anything was held at a bound
+            values[bound], unbounded[bound] = inside.reconciled, found.reconciled
+            covariance[np.ix_(bound, bound)] = found.covariance()
             linear = equations.with_delays(said.delay_factor)
             point = balances.full(inside.point, np.nan_to_num(values))
             residual, throughput = equations.residual(linear, point), equations.throughput(linear, point)
             test, dof = float(found.global_test), int(found.degrees_of_freedom)
         return Estimate(
-            *window_us, means, said, believed, values, covariance, self._status(said, believed, balances.rows),
-            residual, throughput, self._statistics(said, believed, values, covariance), test, dof,
+            *window_us, means, said, believed, values, unbounded, covariance,
+            self._status(said, believed, balances.rows), residual, throughput,
+            self._statistics(said, believed, unbounded, covariance), test, dof,
             found is not None or not bound.size, expected, found=found, rows=balances.rows)
 
     def _statistics(self, said: Observation, believed: Bools, values: Floats, covariance: Floats) -> Floats:

@@ -197,7 +197,7 @@ class Baseline:
     def _declared_step(self, estimate: Estimate, expected: Floats, base: Floats) -> Floats:
         """Return what the baselines of declared values were off by, shape (n_declared,) [std]; NaN if not in use."""
         variable, std = self._plan.declared_variable, self._plan.declared_std
-        off = estimate.observation.measured[variable] - estimate.values[variable]
+        off = estimate.observation.measured[variable] - estimate.unbounded[variable]
         alone = abs(np.sqrt(estimate.observation.variance[variable]) - std) <= 1e-9 * std
         return np.where(alone & (std > 0), (off - expected + base[variable]) / np.where(std > 0, std, 1.0), np.nan)
 

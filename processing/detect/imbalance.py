@@ -151,7 +151,8 @@ class LeakTests:
             return tested
         equations = self._equations
         linear = equations.with_delays(estimate.observation.delay_factor)
-        slopes = equations.jacobian(linear, np.nan_to_num(estimate.values))
+        slopes = equations.jacobian(linear, np.nan_to_num(estimate.unbounded))
+        left = equations.residual(linear, estimate.unbounded)
         off = judged.transfer @ judged.usual
         statistic, innovation, std = tested.statistic.copy(), tested.innovation.copy(), tested.std.copy()
         for k in open_:
@@ -159,7 +160,7 @@ class LeakTests:
             at = np.flatnonzero(slopes[row])
             slope = slopes[row, at]
             std[k] = np.sqrt(slope @ estimate.covariance[np.ix_(at, at)] @ slope)
-            statistic[k] = estimate.residual[row] / std[k]
+            statistic[k] = left[row] / std[k]
             innovation[k] = statistic[k] - slope @ off[at] / std[k]
         return replace(tested, statistic=statistic, innovation=innovation, std=std)
 
