@@ -27,8 +27,9 @@ from collector.spool import FILE_NAME, SpoolSettings
 from collector.standing import GRACE_S, Standing
 from collector.status import State
 from collector.store import SourceRow
+from collector.storing import Inflow
 from collector.times import MICROS, micros_of_seconds, moment
-from collector.writing import Inflow, Writer
+from collector.writing import Writer
 from park.clock import RunClock
 from park.errors import InputError, StoreError, SymbiosisError
 from park.model import Park

@@ -10,7 +10,7 @@
 
 A batch is durable in the database, or in the spool while the database is away, slower than the sources, or has not yet
 what waits in the spool: so nothing newer passes it. Where neither takes it, it waits here, and the sources with it.
-Gaps and dead letters go the same two ways. What blocks is called by `durable`, in a thread for each of the two.
+Gaps and dead letters go the same two ways. Here is what goes where, and when; the steps themselves are in `storing`.
 The main path enters at `Writer.write`; `Writer.replay` runs beside it.
 """
 
@@ -21,45 +21,24 @@ import contextlib
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from collector.backoff import Backoff
-from collector.batches import NOT_RUNNING, Batches, Chunk, batch_of
+from collector.batches import NOT_RUNNING, Chunk, batch_of
 from collector.begun import read_begun, write_begun
-from collector.coverage import Coverage, Gap
-from collector.dead_letters import DeadLetters
-from collector.durable import Away, Database, Disk
+from collector.durable import Disk
 from collector.register import Register
-from collector.rejections import Rejections
 from collector.spool import NOTHING, SpoolSettings
-from collector.spool_rescue import Rescued
-from collector.standing import Marks, Standing
 from collector.store import SourceRow
-from collector.times import EARLIEST_US, micros_of_seconds, moment
-from park.clock import RunClock
+from collector.storing import Inflow, Storing
+from collector.times import moment
 from park.errors import SpoolError, StoreError
-from park.store.dead_letters import DeadLetter
-from park.store.readings import ReadingBatch, WriteResult
+from park.store.readings import ReadingBatch
 
 _logger = logging.getLogger(__name__)
 
 PATIENCE_S = 2.0            # a database that has not committed a batch by then is away; its answer may still come
 REPLAY_ROWS = 50_000        # written at once from the spool: a COPY of so many rows runs at its full rate
-DAMAGED = "the spool was damaged"
-DATABASE, SPOOL = "database", "spool"   # beside the names of sources, in what is waited for
-
-
-@dataclass(frozen=True)
-class Inflow:
-    """What came, on the way to the store."""
-
-    register: Register
-    batches: Batches
-    coverage: Coverage
-    letters: DeadLetters
-    rejections: Rejections
-    clock: RunClock
-    standing: Standing
 
 
 class Writer:
@@ -86,15 +65,11 @@ class Writer:
         self.is_held_back = False           # neither takes what came
         self._in = inflow
         self._on_durable = on_durable
-        self._database = Database(dsn, on_change)
-        self._disk = Disk(spool, on_change, self._mark_lost) if spool else None
-        self._unmarked = Away(lambda: None)
+        self._storing = Storing(dsn, inflow, spool, on_change)
+        self._database, self._disk = self._storing.database, self._storing.disk
         self._letters_turn = asyncio.Lock()
-        inflow.standing.spooled_rows = lambda: self.spooled_rows
-        self._sources = dict(zip(inflow.register.ids, inflow.register.source, strict=True))
         self._asked = asyncio.Event()               # the database was asked once how things stand
         self._resumed = asyncio.Event()
-        self._spooled = asyncio.Event()             # something waits in the spool
         self._moved = asyncio.Event()               # another try may be worth it
         self._commit_under_way: asyncio.Task[bool] | None = None
         _ = inflow.register.scale           # units are read now: 0.3 s, that the first batch would have to wait
@@ -102,23 +77,17 @@ class Writer:
     def apply(self, register: Register) -> None:
         """Go over to the register of a changed park, before readings of its new places come."""
         self._in = replace(self._in, register=register)
-        self._sources |= dict(zip(register.ids, register.source, strict=True))
+        self._storing.apply(self._in)
 
     @property
     def away(self) -> dict[str, str]:
         """What is away, and why."""
-        places = {DATABASE: self._database.away, SPOOL: self._disk.away if self._disk else None}
-        return {name: away.detail for name, away in places.items() if away is not None and away.detail is not None}
+        return self._storing.away
 
     @property
     def is_resumed(self) -> bool:
         """Whether the database was asked what is stored of this run."""
         return self._resumed.is_set()
-
-    @property
-    def spooled_rows(self) -> int:
-        """Readings that wait in the spool."""
-        return self._disk.spool.rows if self._disk else 0
 
     async def open(self) -> None:
         """Open the spool, mend it if need be, and take over what an earlier collector left there.
@@ -133,15 +102,15 @@ class Writer:
         last_us, gaps = await self._disk.open()
         self._in.coverage.inherit(gaps)
         places = {name: place for place, name in enumerate(self._in.register.ids)}
-        begun = await self._disk.use(lambda spool: read_begun(spool.settings.folder, self._since_us))
+        begun = await self._disk.use(lambda spool: read_begun(spool.settings.folder, self._storing.since_us))
         self._in.coverage.owe({places[name]: us for name, us in begun.items() if name in places})
         self._in.coverage.resume(
-            {places[name]: us for name, us in last_us.items() if name in places and us >= self._since_us},
+            {places[name]: us for name, us in last_us.items() if name in places and us >= self._storing.since_us},
             [gap for gap in gaps if gap.ended_us is None and not gap.withdrawn], NOT_RUNNING)
         spool = self._disk.spool
         if not spool.is_empty:
             _logger.info("%d readings wait in the spool %s", spool.rows, spool.settings.folder)
-            self._spooled.set()
+            self._storing.spooled.set()
 
     async def begin(self, now_us: int) -> None:
         """Note, durably, that every subscription is in force at this run time [us]."""
@@ -149,7 +118,7 @@ class Writer:
         if self._disk is not None:
             meters = {self._in.register.ids[place]: us for place, us in since_us.items()}
             with contextlib.suppress(OSError):          # a disk that is full: the spool says so
-                await self._disk.use(lambda spool: write_begun(spool.settings.folder, self._since_us, meters))
+                await self._disk.use(lambda spool: write_begun(spool.settings.folder, self._storing.since_us, meters))
 
     def close(self) -> None:
         """Let database and spool go; what runs in their threads is waited for."""
@@ -180,7 +149,7 @@ class Writer:
         """Make a batch durable, however long nothing takes it."""
         self._commit_under_way = None
         backoff = Backoff()
-        while not (await self._to_database(batch) or await self._to_spool(batch)):
+        while not (await self._to_database(batch) or await self._storing.to_spool(batch)):
             self.is_held_back = True
             self._moved.clear()
             await _within(backoff.next(), self._moved)
@@ -192,11 +161,11 @@ class Writer:
         """Write a batch into the database, if it is its turn; return whether it is there."""
         if not self._resumed.is_set() or not self._is_turn_of_newest():
             return False
-        job = self._commit_under_way or asyncio.create_task(self._commit(batch), name="commit")
+        job = self._commit_under_way or asyncio.create_task(self._storing.commit(batch), name="commit")
         self._commit_under_way = job
         await asyncio.wait({job}, timeout=PATIENCE_S if self._disk else None)
         if not job.done():
-            self._say_away(f"it has not committed for {PATIENCE_S:g} s")
+            self._storing.say_away(f"it has not committed for {PATIENCE_S:g} s")
             return False
         self._commit_under_way = None
         return job.result()
@@ -207,46 +176,6 @@ class Writer:
             return True
         return not self._disk.spool.batches and (not self._in.batches.is_crowded or bool(self._disk.away))
 
-    async def _commit(self, batch: ReadingBatch) -> bool:
-        """Write gaps and rows in the database; return whether they are there. A repeated write changes nothing."""
-        try:
-            result, gaps = await self._database.save(
-                self._in.coverage, lambda store, gaps: store.write(batch, gaps))
-        except StoreError as error:
-            self._say_away(str(error))
-            return False
-        self._say_back()
-        self._in.standing.stored(batch, result)
-        self._reject_refused(batch, result)
-        await self._forget_gaps(gaps)
-        await self._mark(self._in.standing.due_marks())
-        return True
-
-    async def _mark(self, marks: Marks | None) -> None:
-        """Store how complete sources and meters are, after what makes them so; if it fails, the next marks say it."""
-        if marks is None:
-            return
-        try:
-            await self._database.use(lambda store: store.mark(*marks))
-        except StoreError as error:
-            self._unmarked.since(str(error), "how complete sources are cannot be stored, windows close late: %s")
-        else:
-            self._unmarked.over("how complete sources are is stored again")
-
-    async def _to_spool(self, batch: ReadingBatch, letters: Sequence[DeadLetter] = ()) -> bool:
-        """Put rows, letters, and the gaps that the database does not have into the spool; return if it took them."""
-        if self._disk is None:
-            return False
-        try:
-            await self._disk.put(batch, self._in.coverage.changes(), letters)
-        except SpoolError as error:
-            self._disk.away.since(str(error), "the spool takes nothing, readings wait with their sources: %s")
-            return False
-        self._disk.away.over("the spool takes readings again")
-        if not self._disk.spool.is_empty:
-            self._spooled.set()
-        return True
-
     async def _keep_letters(self) -> None:
         """Store what is no reading, once, whether or not it works: readings do not wait for it."""
         async with self._letters_turn:
@@ -256,19 +185,11 @@ class Writer:
                 return
             is_in_order = self._disk is None or not self._disk.spool.letters
             is_there = not self._database.away
-            refused = await self._letters_to_database(letters) if is_in_order and is_there else ""
-            if refused is None or await self._to_spool(NOTHING, letters):
+            refused = await self._storing.letters_to_database(letters) if is_in_order and is_there else ""
+            if refused is None or await self._storing.to_spool(NOTHING, letters):
                 waiting.stored(letters)
             else:
                 waiting.refused(refused or ", ".join(self.away.values()))
-
-    async def _letters_to_database(self, letters: Sequence[DeadLetter]) -> str | None:
-        """Store letters in the database; return why it does not take them."""
-        try:
-            await self._database.use(lambda store: store.keep(letters, self._in.letters.limits.kept))
-        except StoreError as error:
-            return str(error)
-        return None
 
     # -- what waits in the spool ------------------------------------------------------------------------------------
 
@@ -278,13 +199,13 @@ class Writer:
         self._moved.set()
         disk = self._disk
         while disk is not None:
-            await self._spooled.wait()
+            await self._storing.spooled.wait()
             if disk.spool.batches:
                 await self._until(functools.partial(self._replay_batches, disk))
             elif disk.spool.letters:
                 await self._replay_letters(disk)
             else:
-                self._spooled.clear()
+                self._storing.spooled.clear()
                 disk.away.over("the spool is empty")
                 _logger.info("all that waited in the spool is in the database")
 
@@ -300,13 +221,13 @@ class Writer:
         sources = sorted(set(register.source))
         try:
             earlier = await self._database.use(
-                lambda store: store.earlier(register.ids, sources, moment(self._since_us)))
+                lambda store: store.earlier(register.ids, sources, moment(self._storing.since_us)))
         except StoreError as error:
-            self._say_away(str(error))
+            self._storing.say_away(str(error))
             return False
         finally:
             self._asked.set()
-        self._say_back()
+        self._storing.say_back()
         opened = [gap for gap in earlier.open_gaps if self._disk is None or not self._disk.has_id(gap.id)]
         self._in.coverage.resume(earlier.last_us, opened, NOT_RUNNING)
         self._resumed.set()
@@ -316,7 +237,7 @@ class Writer:
         """Bring the oldest batches into the database; return whether they are there."""
         try:
             spooled = await disk.use(lambda spool: spool.head(REPLAY_ROWS))
-            if not await self._commit(spooled.batch):
+            if not await self._storing.commit(spooled.batch):
                 return False
             await disk.use(lambda spool: spool.remove(spooled))
         except SpoolError as error:
@@ -330,30 +251,16 @@ class Writer:
         limits = self._in.letters.limits
         try:
             letters = await disk.use(lambda spool: spool.oldest_letters(limits.batch))
-            refused = await self._letters_to_database(letters)
+            refused = await self._storing.letters_to_database(letters)
             if refused is None:
                 await disk.use(lambda spool: spool.remove_letters(letters))
                 return
         except SpoolError as error:
             refused = str(error)
         _logger.debug("dead letters wait in the spool: %s", refused)
-        self._spooled.clear()
-        await _within(limits.retry_s, self._spooled)
-        self._spooled.set()
-
-    async def _forget_gaps(self, stored: Sequence[Gap]) -> None:
-        """Let the spool forget gaps that the database has."""
-        if self._disk is not None:
-            await self._disk.forget(stored)
-
-    def _mark_lost(self, rescued: Rescued) -> None:
-        """Mark what a damaged spool has lost as gaps of all sources: it is not known whose readings they were."""
-        now_us = micros_of_seconds(self._in.clock.now())
-        for before, after in rescued.holes:
-            ended = now_us if after is None else after
-            started = min(ended, ended if before is None else before)
-            self._in.coverage.inherit(
-                [Gap(source, started, ended, DAMAGED) for source in sorted(set(self._in.register.source))])
+        self._storing.spooled.clear()
+        await _within(limits.retry_s, self._storing.spooled)
+        self._storing.spooled.set()
 
     # -- states and the end -----------------------------------------------------------------------------------------
 
@@ -361,13 +268,13 @@ class Writer:
         """Store the states of the sources and the gaps; while the database is away, the gaps go to the spool."""
         if self._database.away:
             if self._disk is not None and self._disk.lacking(self._in.coverage.changes()):
-                await self._to_spool(NOTHING)
+                await self._storing.to_spool(NOTHING)
         else:
             with contextlib.suppress(StoreError):           # said by whoever writes readings
                 _, gaps = await self._database.save(
                     self._in.coverage, lambda store, gaps: store.note(gaps, sources))
-                await self._forget_gaps(gaps)
-            await self._mark(self._in.standing.new_marks())
+                await self._storing.forget_gaps(gaps)
+            await self._storing.mark(self._in.standing.new_marks())
         await self._keep_letters()
 
     async def finish(self, within_s: float) -> int:
@@ -376,35 +283,14 @@ class Writer:
         try:
             async with asyncio.timeout(within_s):
                 await self._in.batches.finished()
-                while self.spooled_rows and not self._database.away:
+                while self._storing.spooled_rows and not self._database.away:
                     self._moved.clear()
                     await self._moved.wait()
         except TimeoutError:
             pass
-        if self.spooled_rows:
-            _logger.warning("%d readings wait in the spool for the next start", self.spooled_rows)
+        if self._storing.spooled_rows:
+            _logger.warning("%d readings wait in the spool for the next start", self._storing.spooled_rows)
         return self._in.batches.uncommitted
-
-    # -- helpers ----------------------------------------------------------------------------------------------------
-
-    @property
-    def _since_us(self) -> int:
-        """Source time from which readings belong to this run."""
-        return max(EARLIEST_US, micros_of_seconds(self._in.clock.start))
-
-    def _say_away(self, detail: str) -> None:
-        where = "go to the spool" if self._disk else "wait in memory and with their sources"
-        self._database.away.since(detail, f"database is away, readings {where}: %s")
-
-    def _say_back(self) -> None:
-        waiting = len(self._in.batches) + self.spooled_rows
-        self._database.away.over("database is back, %d readings wait", waiting)
-
-    def _reject_refused(self, batch: ReadingBatch, result: WriteResult) -> None:
-        """Count the rows that the database refused for what they are."""
-        for refused in result.rejected:
-            meter = batch.names[int(batch.meter[refused.row])]
-            self._in.rejections.add(self._sources.get(meter, SPOOL), meter, "refused by the database", refused.reason)
 
 
 async def _within(seconds: float, event: asyncio.Event) -> None:
