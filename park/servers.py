@@ -42,6 +42,7 @@ class OpcuaServer(Entry):
     key_password: Secret | None = None
     trusted_folder: str = "pki/trusted"         # certificates of servers, or of authorities that sign them
     rejected_folder: str = "pki/rejected"       # where one is put that is not trusted
+    crl_folder: str = "pki/crl"                 # revocation lists of the authorities
     user: str | None = None
     password: Secret | None = None
     user_cert_file: str | None = None           # in place of user and password

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from collector.opcua.certificates import Identity, load_certificate, own_identity, pem_of, read_identity
+from collector.opcua.revocation import why_revoked
 from park.servers import OpcuaServer
 
 APPLICATION_URI = "urn:symbiosis:collector"
@@ -146,7 +147,7 @@ def _endpoint(offered: Iterable[ua.EndpointDescription], server: OpcuaServer) ->
 
 
 def _trusted(der: bytes, server: OpcuaServer) -> x509.Certificate:
-    """Return a server's certificate if it is in force and trusted; else put it where it can be looked at."""
+    """Return a server's certificate if it is in force, trusted and not revoked; put a strange one to the rejected."""
     try:
         certificate = x509.load_der_x509_certificate(_first(der))
     except ValueError:
@@ -156,7 +157,12 @@ def _trusted(der: bytes, server: OpcuaServer) -> x509.Certificate:
         raise ServerRefusedError(
             f"its certificate is valid from {certificate.not_valid_before_utc:%Y-%m-%d} "
             f"to {certificate.not_valid_after_utc:%Y-%m-%d} only (hint: renew it at the server)")
-    if any(_vouches(known, certificate) for known in _certificates(Path(server.trusted_folder))):
+    trusted = _certificates(Path(server.trusted_folder))
+    vouching = next((known for known in trusted if _vouches(known, certificate)), None)
+    if vouching is not None:
+        revoked = why_revoked((certificate, vouching), trusted, Path(server.crl_folder))
+        if revoked is not None:
+            raise ServerRefusedError(revoked)
         return certificate
     rejected = _keep_rejected(certificate, Path(server.rejected_folder))
     raise ServerRefusedError(

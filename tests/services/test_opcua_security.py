@@ -26,7 +26,7 @@ from park.clock import REAL_TIME
 from park.errors import InputError
 from park.model import Park
 from park.servers import OpcuaServer
-from tests.collector.running import at, opcua, park_of
+from tests.collector.running import PATIENCE_S, at, opcua, park_of
 from tests.collector.sourcing import sourcing, tag
 
 SERVER_URI = "urn:tests:server"
@@ -136,6 +136,29 @@ async def test_an_authority_vouches_for_its_servers(opcua_server, pki):
     server = await opcua_server(["FT1"], **secured(SIGNED))
     async with sourcing(server.url, [tag("FT1")], **SIGN) as running:
         await one_reading_comes(server, running)
+
+
+def put_list(revoking):
+    Path("pki/crl").mkdir()
+    Path("pki/crl/plant.crl").write_bytes(revoking.public_bytes(Encoding.DER))
+
+
+async def test_a_server_whose_certificate_was_revoked_is_refused_at_the_next_connect(opcua_server, pki):
+    name, key = trust_an_authority()
+    server = await opcua_server(["FT1"], **secured(SIGNED))
+    revoked = x509.RevokedCertificateBuilder().revocation_date(datetime(2026, 3, 1, tzinfo=UTC)).serial_number(
+        x509.load_der_x509_certificate(certificate_of_the_server()).serial_number).build()
+    builder = x509.CertificateRevocationListBuilder().issuer_name(name).last_update(datetime(2026, 3, 1, tzinfo=UTC))
+    lists = builder.next_update(datetime.now(UTC) + timedelta(days=1)).add_revoked_certificate(revoked)
+    async with sourcing(server.url, [tag("FT1")], **SIGN) as running:
+        await one_reading_comes(server, running)
+        put_list(lists.sign(key, hashes.SHA256()))
+        await server.stop()
+        await server.start()
+        async with asyncio.timeout(PATIENCE_S):
+            while "was revoked on 2026-03-01, says pki/crl/plant.crl" not in running.status.detail:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)       # a detail alone changes in silence
+    assert rejected() == {}
 
 
 async def test_a_policy_that_the_server_does_not_offer_is_said_with_those_that_it_does(opcua_server, pki):
@@ -257,7 +280,7 @@ def certificate_of_the_server():
 
 
 def trust_an_authority():
-    """Give the server a certificate that an authority has signed, and trust that, among other files."""
+    """Give the server a certificate that an authority has signed, and trust that, among other files; return it."""
     own = x509.load_der_x509_certificate(certificate_of_the_server())
     key = rsa.generate_private_key(65537, 2048)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Plant authority")])
@@ -280,3 +303,4 @@ def trust_an_authority():
     (folder / "authority.pem").write_bytes(authority.public_bytes(Encoding.PEM))
     (folder / "notes.txt").write_text("the authority of the plant")
     (folder / "broken.der").write_bytes(b"no certificate")
+    return name, key
