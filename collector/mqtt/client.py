@@ -7,8 +7,8 @@ durable. So a collector that is killed, or a database that is away, loses nothin
     sifting: messages into the inbox  ──►  Topics.read ──► Batches.put ─ ─ ► durable ──► PUBACK
 
 Memory is bounded by what a broker sends without acknowledgement (mosquitto 20 by default, iotcore 100, in version 5 at
-most as many as we allow); one that knows no such bound is left when `link.MOST_WAITING` messages wait, and delivers
-them again later.
+most as many as we allow); one that knows no such bound, as for messages at QoS 0, is read more slowly the more wait
+(`inbox`), and left when `inbox.MOST_WAITING` do: what it holds for us it delivers again later.
 One connection is in `link`, which brokers there are in `broker`, what a payload says in `payload`.
 """
 
@@ -22,7 +22,7 @@ from functools import partial
 from collector.backoff import Backoff
 from collector.batches import Batches, Chunk, Interruption, Rows
 from collector.mqtt.broker import Broker
-from collector.mqtt.inbox import Acknowledging, Inbox, Parcel, acknowledge, receipts_of
+from collector.mqtt.inbox import MOST_WAITING, Acknowledging, Inbox, Parcel, acknowledge, receipts_of
 from collector.mqtt.link import Link
 from collector.mqtt.payload import Topics
 from collector.register import Register
@@ -66,7 +66,7 @@ class BrokerSource:
         self._status = status
         self._clock = clock
         self._backoff = backoff or Backoff()
-        self._inbox = Inbox(asyncio.get_running_loop())
+        self._inbox = Inbox(asyncio.get_running_loop(), max(MOST_WAITING, broker.receive_maximum))
         self._link: Link | None = None          # the connection with all subscriptions in force
         self._said_refused: set[str] = set()
         self._stalled_at = 0

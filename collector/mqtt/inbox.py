@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from collector.mqtt.sifting import Publish
+
+MOST_WAITING = 20_000           # messages in the inbox, or as many as a broker sends without acknowledgement
+LONGEST_PAUSE_S = 0.25          # pings and acknowledgements wait as long
 
 
 class Acknowledging(Protocol):
@@ -29,10 +33,19 @@ class Parcel(NamedTuple):
 
 
 class Inbox:
-    """Messages on their way from paho's thread to the event loop."""
+    """Messages on their way from paho's thread to the event loop.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    Parameters
+    ----------
+    loop
+        The event loop.
+    most
+        Messages that may wait here.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, most: int = MOST_WAITING) -> None:
         self._loop = loop
+        self._most = most
         self._parcels: deque[Parcel] = deque()
         self._put = self._taken = 0     # messages; each is counted by one thread alone
         self._filled = asyncio.Event()
@@ -41,13 +54,21 @@ class Inbox:
     def __len__(self) -> int:
         return self._put - self._taken
 
-    def put(self, parcel: Parcel) -> None:
-        """Append messages; for paho's thread. One wake-up for many: each costs a system call."""
+    def put(self, parcel: Parcel) -> bool:
+        """Append messages; for paho's thread. Return whether no more wait than may.
+
+        Where more than half of that waits, the caller sleeps: the rest stays in the broker's socket, which is all that
+        holds back messages at QoS 0.
+        """
         self._put += len(parcel.messages)
         self._parcels.append(parcel)
         if not self._signalled:
             self._signalled = True
-            self._loop.call_soon_threadsafe(self._filled.set)
+            self._loop.call_soon_threadsafe(self._filled.set)     # one for many: each costs a system call
+        crowd = 2.0 * len(self) / self._most - 1.0
+        if 0.0 < crowd <= 1.0:
+            time.sleep(crowd * LONGEST_PAUSE_S)
+        return crowd <= 1.0
 
     async def take(self, limit: int) -> list[Parcel]:
         """Wait for messages, and remove them in order: whole parcels, up to `limit` messages or one parcel more."""

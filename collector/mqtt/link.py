@@ -31,7 +31,6 @@ CONNECT_S = 4.0                 # reaching the broker
 SUBSCRIBE_S = 10.0              # its answers to CONNECT and all SUBSCRIBEs
 CLOSE_S = 1.0
 TOPICS_A_CALL = 100             # in one SUBSCRIBE; brokers limit the packet's size
-MOST_WAITING = 20_000           # messages in the inbox, or as many as a broker sends without acknowledgement
 REFUSED = 0x80                  # SUBACK reason codes from here on
 
 
@@ -97,7 +96,6 @@ class Link:
         self.refused: set[str] = set()
         self._topics = topics
         self._inbox = inbox
-        self._most_waiting = max(MOST_WAITING, broker.receive_maximum)
         self._loop = asyncio.get_running_loop()
         self._connected: asyncio.Future[bool] = self._loop.create_future()
         self._subscribed: asyncio.Future[None] = self._loop.create_future()
@@ -241,8 +239,7 @@ class Link:
             self._tell(self._subscribed, None)
 
     def _on_publishes(self, messages: Sequence[Publish]) -> None:
-        self._inbox.put(Parcel(self, messages, time.time()))
-        if len(self._inbox) > self._most_waiting:
+        if not self._inbox.put(Parcel(self, messages, time.time())):
             self._leave(self._client)
 
     def _on_disconnect(self, _client: paho.Client, _data: Any, _flags: Any, reason: Any, _more: Any) -> None:
