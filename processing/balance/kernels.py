@@ -177,3 +177,21 @@ def solve_windows(rights: Floats, lower: Sums, factor: Factor, block: Floats, ou
         forward(block, block, lower)
         backward(block, factor)
         put_windows(block, first, count, out)
+
+
+@njit(cache=True, nogil=True)
+def multiply_windows(values: Floats, start: Ints, index: Ints, value: Floats, block: Floats, out: Floats) -> None:
+    """Fill out (n_windows, n_rows) with the product of a matrix by rows with each row of values (n_windows, n_columns).
+
+    block is memory of shape (n_columns + n_rows, WIDTH). For many windows; the same digits as `steps.multiply`.
+    """
+    results = block[values.shape[1] :]
+    for first in range(0, values.shape[0], WIDTH):
+        count = min(WIDTH, values.shape[0] - first)
+        take_windows(values, first, count, block)
+        for k in range(len(start) - 1):
+            total = nothing()
+            for p in range(start[k], start[k + 1]):
+                total = plus(total, value[p], load(block, index[p]))
+            store(results, k, total)
+        put_windows(results, first, count, out)

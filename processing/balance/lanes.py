@@ -21,6 +21,7 @@ import numpy.typing as npt
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic, models, overload, register_model
 
 Floats = npt.NDArray[np.float64]
@@ -163,6 +164,12 @@ def _turned(builder: Any, rows: list[Any]) -> list[Any]:
     return rows
 
 
+def _check_for_strides(array: Any) -> None:
+    """Refuse to compile for an array whose rows do not follow each other: addresses are counted without strides."""
+    if array.layout != "C":
+        raise TypingError(f"lanes are of contiguous arrays, got layout {array.layout}")
+
+
 @intrinsic
 def _nothing(_typing: Any) -> Any:
     def generate(_context: Any, _builder: Any, _signature: Any, _arguments: Any) -> Any:
@@ -173,6 +180,8 @@ def _nothing(_typing: Any) -> Any:
 
 @intrinsic
 def _load(_typing: Any, block: Any, row: Any) -> Any:
+    _check_for_strides(block)
+
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         place = _row(context, builder, signature.args[0], *arguments)
         return builder.load(builder.bitcast(place, _ROW.as_pointer()), align=_ALIGNED)
@@ -182,6 +191,8 @@ def _load(_typing: Any, block: Any, row: Any) -> Any:
 
 @intrinsic
 def _store(_typing: Any, block: Any, row: Any, lanes: Any) -> Any:
+    _check_for_strides(block)
+
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         place = _row(context, builder, signature.args[0], *arguments[:2])
         builder.store(arguments[2], builder.bitcast(place, _ROW.as_pointer()), align=_ALIGNED)
@@ -216,6 +227,8 @@ def _minus(_typing: Any, total: Any, share: Any, lanes: Any) -> Any:
 
 @intrinsic
 def _fetch(_typing: Any, block: Any, row: Any) -> Any:
+    _check_for_strides(block)
+
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         byte = ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [byte, _INT, _INT, _INT])
@@ -231,6 +244,9 @@ def _fetch(_typing: Any, block: Any, row: Any) -> Any:
 
 @intrinsic
 def _turn(_typing: Any, source: Any, row: Any, column: Any, target: Any, to_row: Any, to_column: Any) -> Any:
+    _check_for_strides(source)
+    _check_for_strides(target)
+
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         here, across = _place(context, builder, signature.args[0], *arguments[:3])
         there, along = _place(context, builder, signature.args[3], *arguments[3:])

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from processing.balance import factors, steps
+from processing.balance import factors
 from processing.balance.inputs import Bools, Floats, Ints, Rows
 from processing.balance.ordering import as_csr
+from processing.balance.product import product
 from processing.balance.reduction import take_rows
 from processing.balance.sparse_system import SparseSystem
 from processing.balance.uncertainty import sparse_covariance
@@ -169,10 +170,7 @@ class SparseProjection(SparseSystem):
 
     def over_streams(self, multipliers: Floats) -> Floats:
         """Return A' multipliers, shape (n_windows, n_streams)."""
-        out = np.empty((len(multipliers), self.n_streams))
-        t = self._by_stream
-        steps.multiply(t.start, t.index, t.value, np.ascontiguousarray(multipliers), out)
-        return out
+        return product(self._by_stream, multipliers)
 
     def alike(self, streams: Ints, nodes: Ints) -> Ints:
         """Return a number for the direction in which each bias, then each leak, shows, shape (n_hypotheses,)."""

@@ -16,6 +16,7 @@ from processing.balance import factors, kernels, lanes, steps, varying_kernels
 from processing.balance.dense import CONTRADICTION
 from processing.balance.inputs import Bools, Floats, Ints, Rows
 from processing.balance.ordering import Order, as_csr, as_rows, order_rows
+from processing.balance.product import product
 from processing.balance.reduction import reduce, take_rows
 from processing.balance.sharing import share_out
 
@@ -121,10 +122,8 @@ class SparseSystem:
 
     def residual(self, values: Floats, rhs: Floats | None) -> Floats:
         """Return A y - b, shape (n_windows, n_nodes), unmeasured streams counted as zero."""
-        out = np.empty((len(values), self.n_nodes))
-        seen = self._measured_rows
-        steps.multiply(seen.start, seen.index, seen.value, values, out)
-        return out if rhs is None else out - rhs
+        out = product(self._measured_rows, values)
+        return out if rhs is None else np.subtract(out, rhs, out=out)
 
     def solve(self, values: Floats, rhs: Floats | None, threads: int = 1, out: Floats | None = None) -> Floats:
         """Return reconciled values, shape (n_windows, n_streams), in `out` if given; NaN where unobservable."""
@@ -139,15 +138,13 @@ class SparseSystem:
         """
         scaled = self._scaled(rhs, len(values))
         rights = np.ascontiguousarray(scaled[:, self.order.nodes])
-        there, back = self._sums
+        whole, (there, back) = np.ascontiguousarray(values), self._sums
         rows = self.n_streams + 1 + rights.shape[1] * (1 + (len(rights) > 0))
 
         def some(first: int, last: int) -> bool:
-            given, moved = rights[first:last] if len(rights) else rights, out[first:last]
+            given, read, moved = rights[first:last] if len(rights) else rights, whole[first:last], out[first:last]
             with lanes.borrowed_block(rows) as block:
-                return kernels.reconcile_windows(
-                    values[first:last], given, there, back, self.factor, self.times, block, moved
-                )
+                return kernels.reconcile_windows(read, given, there, back, self.factor, self.times, block, moved)
 
         finite = share_out(some, len(values), lanes.WIDTH, threads)
         self._fill_in(out, scaled)
@@ -176,12 +173,14 @@ class SparseSystem:
 
     def multipliers(self, residual: Floats) -> Floats:
         """Return the balances' multipliers, shape (n_windows, n_nodes): adjustment = -V A' multipliers."""
-        scaled = self._scaled(residual, len(residual))
-        solved = self._solved(np.ascontiguousarray(scaled[:, self.order.nodes]))
-        scaled[:] = 0.0
-        scaled[:, self.order.nodes] = solved
-        steps.combine_transposed(scaled, self.reduced.target, self.reduced.source, self.reduced.share)
-        multipliers: Floats = scaled * self.reduced.by_row
+        r = self.reduced
+        plain = not len(r.target) and bool((r.by_row == 1.0).all())
+        scaled = residual if plain else self._scaled(residual, len(residual))
+        multipliers = np.zeros(residual.shape)
+        multipliers[:, self.order.nodes] = self._solved(scaled[:, self.order.nodes])
+        if not plain:
+            steps.combine_transposed(multipliers, r.target, r.source, r.share)
+            multipliers *= r.by_row
         return multipliers
 
     def contradiction(self, values: Floats, rhs: Floats | None) -> tuple[int, list[int], float] | None:
@@ -193,8 +192,7 @@ class SparseSystem:
         left = self._scaled(self.residual(values, rhs), len(values))
         steps.combine(left, *r.idle_steps)
         seen = self._measured_rows
-        terms = np.empty_like(left)
-        steps.multiply(seen.start, seen.index, abs(seen.value), abs(values), terms)
+        terms = product(Rows(seen.start, seen.index, abs(seen.value), seen.n_columns), abs(values))
         terms = (terms if rhs is None else terms + abs(rhs)) * r.by_row
         steps.combine(terms, r.target, r.source, -abs(r.share))
         steps.combine(terms, r.idle_steps[0], r.idle_steps[1], -abs(r.idle_steps[2]))

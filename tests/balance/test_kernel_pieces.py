@@ -7,6 +7,7 @@ import contextlib
 import numpy as np
 import pytest
 from numba import njit
+from numba.core.errors import TypingError
 
 from processing.balance import elimination, factors, inputs, kernels, lanes, quadratic, varying_kernels
 from processing.balance.mixing import constraints_of, slots_of
@@ -136,6 +137,9 @@ def test_operations_are_what_they_say_compiled_and_not():
     np.testing.assert_array_equal(target[2:, 5:], given[1:, 3:11].T)
     assert not target[:2].any()
     assert not target[:, :5].any()
+    if hasattr(every_operation, "py_func"):  # the compiled ones count addresses
+        with pytest.raises(TypingError, match="contiguous"):
+            every_operation(np.asfortranarray(given), target)
     plain, again = given.copy(), np.zeros((10, 13))
     getattr(every_operation, "py_func", every_operation)(plain, again)
     np.testing.assert_array_equal(plain, block)

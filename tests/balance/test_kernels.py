@@ -9,6 +9,7 @@ from processing.balance import factors, inputs, kernels, lanes, steps, varying_k
 from processing.balance.dense import project
 from processing.balance.elimination import eliminate, grown
 from processing.balance.ordering import minimum_degree
+from processing.balance.product import product
 from processing.balance.reduction import take_rows
 from processing.balance.sharing import share_out
 from processing.balance.sparse import project_sparse
@@ -144,6 +145,12 @@ def test_products():
     values, out = rng.standard_normal((3, 7)), np.empty((3, 5))
     steps.multiply(rows.start, rows.index, rows.value, values, out)
     np.testing.assert_allclose(out, values @ full.T)
+    many, together, alone = rng.standard_normal((41, 7)), np.empty((41, 5)), np.empty((41, 5))
+    kernels.multiply_windows(many, rows.start, rows.index, rows.value, lanes.new_block(12), together)
+    steps.multiply(rows.start, rows.index, rows.value, many, alone)
+    np.testing.assert_array_equal(together, alone)
+    for few in (many[:3], many, many[:, ::-1][:, ::-1], np.asfortranarray(many)):
+        np.testing.assert_array_equal(product(rows, few), alone[: len(few)])
     np.testing.assert_array_equal(rows.dense(), full)
     np.testing.assert_array_equal(rows.transposed().dense(), full.T)
     np.testing.assert_array_equal(take_rows(rows, np.array([3, 0])).dense(), full[[3, 0]])
