@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def blas_threads(number: int) -> None:
                 break
 
 
-def race(tasks: dict[str, Task], rounds: int, least: float = 0.0) -> dict[str, float]:
+def race(tasks: Mapping[str, Task], rounds: int, least: float = 0.0) -> dict[str, float]:
     """Return the best time of each task [s], measured in turn; short tasks are repeated to fill `least` seconds."""
     best = {}
     repeats = {}

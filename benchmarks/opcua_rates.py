@@ -64,10 +64,11 @@ async def _serve(pipe: Connection) -> None:
     server.socket_address = ("127.0.0.1", 0)
     await server.register_namespace("urn:benchmark")
     nodes = [ua.NodeId(ua.String(f"M{i}"), ua.Int16(2)) for i in range(TAGS)]
-    for node in nodes:
-        await server.nodes.objects.add_variable(node, f"2:{node.Identifier}", 0.0)
+    for i, node in enumerate(nodes):
+        await server.nodes.objects.add_variable(node, f"2:M{i}", 0.0)
     write = server.iserver.aspace.write_attribute_value
     async with server:
+        assert server.bserver is not None
         pipe.send(f"opc.tcp://127.0.0.1:{server.bserver.port}")
         pushed = 0
         while work := await asyncio.to_thread(pipe.recv):
@@ -172,7 +173,8 @@ async def compare(dsn: str, seconds: float, rate: float) -> None:
 
 def _servers() -> tuple[list[Connection], list[BaseProcess]]:
     """Start the servers; return their pipes and processes."""
-    pipes, servers = [], []
+    pipes = []
+    servers: list[BaseProcess] = []
     for _ in range(SERVERS):
         ours, theirs = CONTEXT.Pipe()
         server = CONTEXT.Process(target=serve, args=(theirs,))

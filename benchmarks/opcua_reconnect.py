@@ -71,14 +71,15 @@ async def _serve(ports: list[int], pipe: Connection) -> None:
 
 async def started(ports: list[int]) -> tuple[list[BaseProcess], dict[int, float]]:
     """Start the servers; return their processes, and when each listens [monotonic s]."""
-    processes, pipes = [], []
+    processes: list[BaseProcess] = []
+    pipes = []
     for number in range(PROCESSES):
         ours, theirs = CONTEXT.Pipe()
         process = CONTEXT.Process(target=serve, args=(ports[number::PROCESSES], theirs), daemon=True)
         process.start()
         processes.append(process)
         pipes.append((ours, len(ports[number::PROCESSES])))
-    listening = {}
+    listening: dict[int, float] = {}
     for pipe, count in pipes:
         for _ in range(count):
             port, at = await asyncio.to_thread(pipe.recv)

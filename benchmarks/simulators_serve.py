@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from asyncua import Client, ua
@@ -112,8 +113,8 @@ def made_up(count: int) -> Iterator[Readings]:
 async def bare(server: OpcuaServer, readings: Readings) -> None:
     """Write with asyncua's own means."""
     for i, value in enumerate(readings.values.tolist()):
-        data = ua.DataValue(ua.Variant(value, ua.VariantType.Double), ua.StatusCode(ua.UInt32(0)),
-                            moment(readings.time_us), moment(readings.time_us))
+        at = cast(Any, moment(readings.time_us))
+        data = ua.DataValue(ua.Variant(value, ua.VariantType.Double), ua.StatusCode(ua.UInt32(0)), at, at)
         await server._server.write_attribute_value(server._nodes[i], data)
 
 

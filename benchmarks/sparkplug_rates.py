@@ -79,7 +79,8 @@ def bare_copy(dsn: str, rows: int) -> float:
         for first in range(0, rows, ROWS_A_COPY):
             number = np.arange(first, min(first + ROWS_A_COPY, rows))
             when_us = START_MS * 1000 + number // METRICS * 100_000
-            data = encode_readings(names, number % METRICS, when_us, when_us, 0 * number, number * 0.5)
+            data = encode_readings(names, number % METRICS, when_us, when_us, 0 * number,
+                                   number.astype(np.float64) * 0.5)
             begun = time.monotonic()
             with conn.cursor() as cursor, cursor.copy(f"copy bare ({READING_COLUMNS}) from stdin binary") as copy:
                 copy.write(data)

@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -90,13 +91,13 @@ def compete(dsns: list[str], size: int, rows: int) -> dict[str, Spent]:
             with_old = batch(number, size)
             for column in ("meter", "source_us", "received_us", "value", "status"):
                 getattr(with_old, column)[0] = getattr(batch(-1, size), column)[0]
-            spent["bare"].add(size, lambda data=data: bare(conn, data))
-            spent["in order"].add(size, lambda ordered=ordered: bare(in_order, ordered))
-            spent["new rows"].add(size, lambda wanted=wanted: new.write(wanted))
-            spent["merging"].add(size, lambda with_old=with_old: merging.write(with_old))
+            spent["bare"].add(size, partial(bare, conn, data))
+            spent["in order"].add(size, partial(bare, in_order, ordered))
+            spent["new rows"].add(size, partial(new.write, wanted))
+            spent["merging"].add(size, partial(merging.write, with_old))
         for number in range(min(20, rows // size)):
             wanted = batch(number, size)
-            spent["again"].add(size, lambda wanted=wanted: new.write(wanted))
+            spent["again"].add(size, partial(new.write, wanted))
     return spent
 
 
