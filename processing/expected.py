@@ -4,6 +4,7 @@ A meter's percentage of reading counts at the flow that is expected. Were that i
 to zero would be taken to be exact, and pull all others with it. So what the meters of a variable say is held against
 what else is known of it: the flow that is declared as nominal, and what each balance makes of the other flows of its
 node. Where the mean of its meters is more than `APART` away from the median of all of these, the median is expected.
+Where nothing else is known, and its meters read next to nothing, it may be as large as what passes beside it.
 
 Here: that. Not here: variances (meters.py), the first estimate, which takes over from this (estimate.py). The main path
 enters at `Expectation.sizes`.
@@ -18,6 +19,10 @@ import numpy as np
 from park.model import Park
 from processing.equations import Equations
 from processing.meters import Bools, Floats, Ints
+
+NOTHING = 0.01
+"""Share of what passes beside it below which a flow reads next to nothing. Should it be so, then the first estimate says
+it too, and the second pass takes its std there."""
 
 APART = 2.0
 """Factor up to which meters are taken at their word: a std that is wrong by less costs the first estimate little."""
@@ -84,7 +89,9 @@ class Expectation:
             middle, votes = self._middle(x, of, said)
             outvoted = (count > 0) & (votes >= quorum) & _apart(mean, middle)
             x = np.where(outvoted, middle, np.where(count > 0, mean, known))
-        return np.where(count > 0, x, self.scale)
+        beside = self._beside(x)
+        alone = (votes == count) & (abs(x) < NOTHING * beside)
+        return np.where(count > 0, np.where(alone, beside, x), self.scale)
 
     def _middle(self, x: Floats, of: Ints, said: Floats) -> tuple[Floats, Ints]:
         """Return the median of what meters, balances and the park say of each variable, and how many say something."""
@@ -101,6 +108,19 @@ class Expectation:
         others = (self.linear @ np.nan_to_num(x))[self.row] - factor * np.nan_to_num(own)
         complete = missing == 0
         return self.variable[complete], (-others / factor)[complete]
+
+    def _beside(self, x: Floats) -> Floats:
+        """Return the largest of what else is known in the sums of each variable, shape (n,) [unit of the variable]."""
+        factor = abs(self.linear[self.row, self.variable])
+        size = factor * abs(np.nan_to_num(x[self.variable]))
+        order = np.lexsort((size, self.row))
+        is_largest = np.zeros(len(size), dtype=np.bool_)
+        is_largest[order[np.append(np.diff(self.row[order]) > 0, True)[: len(size)]]] = True
+        largest, second, found = np.zeros(len(self.linear)), np.zeros(len(self.linear)), np.zeros(len(x))
+        np.maximum.at(largest, self.row, size)
+        np.maximum.at(second, self.row, np.where(is_largest, 0.0, size))
+        np.maximum.at(found, self.variable, np.where(is_largest, second[self.row], largest[self.row]) / factor)
+        return found
 
 
 def _apart(one: Floats, other: Floats) -> Bools:

@@ -151,8 +151,8 @@ class LeakTests:
             return tested
         equations = self._equations
         linear = equations.with_delays(estimate.observation.delay_factor)
-        slopes = equations.jacobian(linear, np.nan_to_num(estimate.unbounded))
-        left = equations.residual(linear, estimate.unbounded)
+        point = np.nan_to_num(estimate.unbounded)       # where one is unobservable, so is the leak: its std is NaN
+        slopes, left = equations.jacobian(linear, point), equations.residual(linear, point)
         off = judged.transfer @ judged.usual
         statistic, innovation, std = tested.statistic.copy(), tested.innovation.copy(), tested.std.copy()
         for k in open_:
