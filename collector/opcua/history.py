@@ -24,7 +24,8 @@ from asyncua.ua.uaerrors import UaError, UaStatusCodeError
 from collector.batches import Batches, Chunk, Rows
 from collector.holes import Hole
 from collector.opcua.decode import item_of
-from collector.opcua.session import TOO_MANY, Connection, reason_of
+from collector.opcua.failures import TOO_MANY, reason_of
+from collector.opcua.session import Connection
 from collector.opcua.subscribing import Item, Subscription
 from collector.opcua.values import Values
 from collector.times import micros_of_seconds, moment

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,19 +22,15 @@ from asyncua import Client, ua
 from asyncua.client.ua_session import SessionState, UaSession
 from asyncua.common.shortcuts import Shortcuts
 from asyncua.crypto.security_policies import SecurityPolicyNone
-from asyncua.ua.uaerrors import BadMessageNotAvailable, UaError
+from asyncua.ua.uaerrors import BadMessageNotAvailable
 
 from collector.opcua.decode import Published, published, republished
+from collector.opcua.failures import is_of_our_certificate, reason_of
 from collector.opcua.security import ServerRefusedError, Settings, secure
 from collector.times import micros
 
 REQUEST_S = 8.0             # one answer
 CLOSE_S = 2.0               # saying goodbye to a server that may be gone
-
-# What asyncua raises when a server is gone or answers with what cannot be read.
-FAILED = (OSError, TimeoutError, UaError, struct.error, ValueError, LookupError)
-TOO_MANY = (ua.StatusCodes.BadTooManyOperations, ua.StatusCodes.BadRequestTooLarge,
-            ua.StatusCodes.BadEncodingLimitsExceeded, ua.StatusCodes.BadResponseTooLarge)
 
 
 class ForeignSessionError(ConnectionError):
@@ -97,6 +92,21 @@ class _Client(Client):
 
     former: Former | None = None
     resumed = False
+
+    async def connect_socket(self) -> None:
+        """Connect, and pass on why a server refuses a secure channel: asyncua loses that, and fails an assertion."""
+        await super().connect_socket()
+        protocol = self.uaclient.protocol
+        assert protocol is not None
+        take = protocol._process_received_message
+
+        def check_and_take(msg: Any) -> None:
+            security: Any = getattr(msg, "SecurityHeader", None)        # of ua.Message
+            if security is not None and isinstance(security(), ua.AsymmetricAlgorithmHeader):
+                protocol.check_answer(msg.body(), " to what asked for a secure channel")
+            take(msg)
+
+        protocol._process_received_message = check_and_take         # type: ignore[method-assign]
 
     def _try_load_persisted_session(self) -> bool:
         """Offer the former session; asyncua goes on to a new one if the server does not know it any more."""
@@ -190,7 +200,7 @@ async def connect(url: str, settings: Settings, former: Former | None = None) ->
     Raises
     ------
     ServerRefusedError
-        If the server is not trusted, or offers not what the settings ask for.
+        If the server is not trusted or does not trust us, or offers not what the settings ask for.
     OSError, TimeoutError, UaError
         If it is away or fails. The caller limits the whole: asyncua limits single steps only (its #1660).
     """
@@ -199,8 +209,12 @@ async def connect(url: str, settings: Settings, former: Former | None = None) ->
         await secure(client, settings)
         client.former = former
         await client.connect()
-    except BaseException:
+    except BaseException as error:
         await _close(client)
+        if settings.own is not None and is_of_our_certificate(error):
+            raise ServerRefusedError(
+                f"the server refuses our certificate, {reason_of(error)} (hint: let it trust "
+                f"{settings.server.cert_file}, which may lie among those that it has rejected)") from error
         raise
     return Connection(client)
 
@@ -233,13 +247,6 @@ async def cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
 
 async def ignore(_result: ua.PublishResult) -> None:
     """Take nothing from asyncua's dispatch."""
-
-
-def reason_of(error: BaseException) -> str:
-    """Return why a server is away, in one clause."""
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    return str(error).strip().rstrip(".") or type(error).__name__
 
 
 def quiet_library() -> None:

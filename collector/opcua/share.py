@@ -20,12 +20,13 @@ from asyncua.ua.uaerrors import UaStatusCodeError
 
 from collector.backoff import Backoff
 from collector.batches import NOT_RUNNING
+from collector.opcua.failures import FAILED, reason_of
 from collector.opcua.handover import NOWHERE, Handover, Left, Position
 from collector.opcua.history import Historian
 from collector.opcua.nameplates import Nameplates
 from collector.opcua.publishing import SubscriptionEndedError
 from collector.opcua.receipts import following
-from collector.opcua.session import FAILED, Connection, ForeignSessionError, Former, cancel, connect, reason_of
+from collector.opcua.session import Connection, ForeignSessionError, Former, cancel, connect
 from collector.opcua.subscribing import Subscriber, Subscription
 from collector.opcua.tags import Tag
 

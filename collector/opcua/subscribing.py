@@ -19,8 +19,9 @@ from asyncua import ua
 from asyncua.ua.uaerrors import UaStatusCodeError
 
 from collector.opcua import tags as asked
+from collector.opcua.failures import TOO_MANY
 from collector.opcua.receipts import Receipts
-from collector.opcua.session import TOO_MANY, Connection, ignore
+from collector.opcua.session import Connection, ignore
 from collector.opcua.tags import Tag
 from collector.opcua.values import Values
 from park.errors import SourceError

@@ -44,6 +44,20 @@ async def test_security_user_and_values(node_opcua, tmp_path, monkeypatch):
         await got(running, (0, time_ms * 1000, 42.5, 0x40900000))
 
 
+async def test_a_server_that_does_not_trust_us_is_waited_for_until_it_does(strict_node_opcua, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pki/trusted").mkdir(parents=True)
+    (tmp_path / "pki/trusted/server.pem").write_bytes(strict_node_opcua.certificate.read_bytes())
+    settings = {"security_policy": "Aes256_Sha256_RsaPss"}
+    async with sourcing(strict_node_opcua.url, [at_node("FT1")], armed=False, **settings) as running:
+        why = await running.is_away()
+        assert why.startswith("the server refuses our certificate, ")
+        assert "BadSecurityChecksFailed" in why
+        assert "(hint: let it trust pki/own/symbiosis.der, " in why
+        strict_node_opcua.trust()
+        await running.receives()
+
+
 async def test_a_wrong_password_is_refused(node_opcua, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(PASSWORD_VARIABLE, "another")
