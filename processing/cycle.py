@@ -37,6 +37,7 @@ from park.clock import RunClock
 from park.errors import StoreError
 from park.model import Park
 from park.store import ArrivalListener, connect, store_park
+from park.store.connection import PASSING
 from park.store.rollups import advance_rollups
 from park.watch import ParkWatch
 from processing import results_store
@@ -111,7 +112,7 @@ def process(
                 return
             park, estimator = heir
             continue
-        except (StoreError, psycopg.OperationalError, psycopg.InterfaceError) as error:
+        except (StoreError, *PASSING) as error:
             if not away:
                 log.warning("waiting for the database: %s", error)
                 tell("waiting", {"reason": str(error)})

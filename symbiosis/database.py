@@ -39,34 +39,35 @@ _EXAMPLE = """examples:
 
 
 def migrate_when_there(dsn: str, tell: Callable[[str], None], pause: Callable[[float], object]) -> None:
-    """Bring the tables up to date as soon as the database answers.
+    """Bring the tables up to date as soon as the database answers, and lets whoever it is do that.
 
     Parameters
     ----------
     dsn
         The database.
     tell
-        Told once that the database is away, and once that it is back.
+        Told once that the database is away, once that it refuses, and once that it is back.
     pause
         Waits for so many wall seconds; what it returns is true if there is no use in waiting any longer.
 
     Raises
     ------
     StoreError
-        If the database answers, but its tables cannot be brought up to date.
+        If the tables cannot be brought up to date, however long one waits.
     """
-    from psycopg import OperationalError
-
     from park.store import migrate
+    from park.store.connection import PASSING
 
+    said = None
     for attempt, pause_s in enumerate(chain(_BACK_OFF_S, repeat(_BACK_OFF_S[-1]))):
         try:
             migrate(dsn)
         except StoreError as error:
-            if not isinstance(error.__cause__, OperationalError):
+            if not isinstance(error.__cause__, PASSING):
                 raise
-            if not attempt:
+            if type(error.__cause__) is not said:
                 tell(f"{error}; waiting for it")
+            said = type(error.__cause__)
             if pause(pause_s):
                 return
         else:

@@ -6,6 +6,7 @@ Which database is meant (`--dsn`, environment, embedded) is decided in `park.sto
 from __future__ import annotations
 
 import psycopg
+from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from park.errors import StoreError
@@ -18,6 +19,11 @@ _DEFAULTS = {
     "keepalives_count": "3",
     "tcp_user_timeout": "30000",        # ms
 }
+
+# The database answers, but not to this: a standby or one that is read-only, a role without the right. A failover or a
+# GRANT ends it, so who waits for a database that is away waits for these too.
+REFUSALS = (errors.ReadOnlySqlTransaction, errors.InsufficientPrivilege, errors.InvalidSchemaName)
+PASSING = (psycopg.OperationalError, psycopg.InterfaceError, *REFUSALS)     # what a service waits for the end of
 
 
 def connect(dsn: str, *, autocommit: bool = False, application: str = "symbiosis") -> psycopg.Connection:

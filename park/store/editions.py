@@ -126,11 +126,11 @@ def fit(conn: psycopg.Connection) -> list[str]:
 
 
 def _create(conn: psycopg.Connection) -> bool:
-    """Create the extension; return False where this role may not."""
+    """Create the extension; return False where this role may not, or nobody may just now."""
     try:
         with conn.transaction():
             conn.execute("create extension if not exists timescaledb")
-    except psycopg.errors.InsufficientPrivilege as error:
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction) as error:
         log.info("the tables stay plain: %s", str(error).strip().splitlines()[0])
         return False
     return True

@@ -2,7 +2,8 @@
 
 A migration is `park/store/migrations/NNNN_name.sql`. `migrate` runs the missing ones, each in a transaction of its
 own, under an advisory lock, so that services that start together do not meet. The digest of an applied file is kept:
-a file that changed afterwards is refused, because the database no longer is what the file says.
+a file that changed afterwards is refused, because the database no longer is what the file says. It looks first: where
+nothing is missing nothing is written, so a standby and a role that may create nothing are no hindrance.
 After them the tables become what the database's edition offers (`park.store.editions`). What a database holds is told
 in `park.store.storage`; rows are written elsewhere (`park.store.readings`).
 """
@@ -18,10 +19,11 @@ from datetime import datetime
 from importlib import resources
 
 import psycopg
+from psycopg import errors
 
 from park.errors import StoreError
 from park.store import editions
-from park.store.connection import connect
+from park.store.connection import REFUSALS, connect, where
 
 log = logging.getLogger(__name__)
 
@@ -98,18 +100,25 @@ def migrate(dsn: str, migrations: Sequence[Migration] | None = None) -> list[str
     ------
     StoreError
         If the database cannot be reached, a migration fails (it leaves no trace), an applied one has changed, or the
-        database was written by a newer version.
+        database was written by a newer version. Caused by one of `REFUSALS`: something is missing, and this role or
+        this server may not write it.
     """
     wanted = bundled_migrations() if migrations is None else list(migrations)
-    with connect(dsn, autocommit=True) as conn:
-        conn.add_notice_handler(_pass_on)
-        conn.execute("select pg_advisory_lock(%s)", [LOCK_KEY])       # freed with the connection
-        conn.execute(_CREATE_REGISTER)
-        missing = _check_for_missing(wanted, _applied(conn))
-        for migration in missing:
-            _apply(conn, migration)
-        if migrations is None:
-            _fit(conn)
+    try:
+        with connect(dsn, autocommit=True) as conn:
+            conn.add_notice_handler(_pass_on)
+            missing = _check_for_missing(wanted, applied(conn))
+            conn.execute("select pg_advisory_lock(%s)", [LOCK_KEY])       # freed with the connection
+            if missing:
+                conn.execute(_CREATE_REGISTER)
+                missing = _check_for_missing(wanted, _applied(conn))        # another service may have been faster
+            for migration in missing:
+                _apply(conn, migration)
+            if migrations is None:
+                _fit(conn)
+    except psycopg.Error as error:
+        hint = _hint(error)
+        raise StoreError(f"cannot bring {where(dsn)} up to date: {_first_line(error)}{hint}") from error
     return [str(migration) for migration in missing]
 
 
@@ -128,7 +137,7 @@ def _apply(conn: psycopg.Connection, migration: Migration) -> None:
                 [migration.number, migration.name, migration.digest],
             )
     except psycopg.Error as error:
-        raise StoreError(f"migration {migration} failed: {_first_line(error)}") from error
+        raise StoreError(f"migration {migration} failed: {_first_line(error)}{_hint(error)}") from error
 
 
 def _fit(conn: psycopg.Connection) -> None:
@@ -137,7 +146,7 @@ def _fit(conn: psycopg.Connection) -> None:
         for step in editions.fit(conn):
             log.info("%s", step)
     except psycopg.Error as error:
-        raise StoreError(f"cannot set up TimescaleDB: {_first_line(error)}") from error
+        raise StoreError(f"cannot set up TimescaleDB: {_first_line(error)}{_hint(error)}") from error
 
 
 def _pass_on(notice: psycopg.errors.Diagnostic) -> None:
@@ -178,6 +187,15 @@ def _applied(conn: psycopg.Connection) -> list[AppliedMigration]:
     """Return the register, in order."""
     rows = conn.execute("select number, name, digest, applied_at from schema_migration order by number")
     return [AppliedMigration(*row) for row in rows]
+
+
+def _hint(error: psycopg.Error) -> str:
+    """Return who could do what was refused."""
+    if isinstance(error, errors.ReadOnlySqlTransaction):
+        return " (hint: name the primary, or let the database be written to)"
+    if isinstance(error, REFUSALS):
+        return " (hint: symbiosis db migrate as the role that owns the tables; docs/operating.md has the rights)"
+    return ""
 
 
 def _first_line(error: psycopg.Error) -> str:
