@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from park.errors import InputError
+from park.errors import InputError, ParkError
 
 if TYPE_CHECKING:
     from collector.discovery import Offer
+    from park.servers import OpcuaServer
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -21,6 +23,7 @@ DEPTH, SECONDS = 8, 10.0        # held against the collector's by a test: --help
 _EXAMPLE = """examples:
   symbiosis discover opc.tcp://plc.plant:4840 --filter FT > meters.csv
   symbiosis discover opc.tcp://plc.plant:4840 --depth 4 --filter 'Power/*/FT1??'
+  symbiosis discover plc7 --park park.yaml --depth 4 > meters.csv
   symbiosis discover mqtt://broker.plant:1883 --seconds 60 --topic 'plant/#' > meters.csv
 """
 
@@ -36,6 +39,9 @@ def add_command(commands: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("url", metavar="URL", help="opc.tcp://host:port, or mqtt://[user:password@]host[:port], or mqtts://...")
+    command.add_argument("--park", metavar="PARK",
+                         help="(OPC UA) park file whose entry of `servers` says how the server is reached, with "
+                         "security and user; URL is the entry's id or endpoint. The rest of the file may be unfinished")
     command.add_argument("--filter", default="", metavar="TEXT",
                          help="only what has this in its path or topic; with * or ? the whole of it must fit")
     command.add_argument("--depth", type=_whole, default=DEPTH, metavar="N",
@@ -52,10 +58,11 @@ def add_command(commands: Subparsers) -> None:
 def _discover(options: argparse.Namespace) -> int:
     from collector.discovery import as_csv, left_open
 
-    scheme = options.url.partition("://")[0]
+    server = None if options.park is None else _server_of(options.park, options.url)
+    scheme = (options.url if server is None else server.endpoint).partition("://")[0]
     if scheme not in ("opc.tcp", "mqtt", "mqtts"):
         raise InputError("URL must begin with opc.tcp://, mqtt:// or mqtts://")
-    offer, columns = _browse(options) if scheme == "opc.tcp" else _listen(options)
+    offer, columns = _browse(options, server) if scheme == "opc.tcp" else _listen(options)
     for line in [*offer.remarks, f"{len(offer.found)} found", *left_open(offer)]:
         sys.stderr.write(f"{line}\n")
     if not offer.found:
@@ -64,14 +71,32 @@ def _discover(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _browse(options: argparse.Namespace) -> tuple[Offer, tuple[str, ...]]:
+def _server_of(file: str, wanted: str) -> OpcuaServer:
+    """Return the entry of a park file for a server; the rest may be unfinished, as are meters to be discovered."""
+    from park.checks import find_faults
+    from park.load import read_draft
+
+    draft = read_draft(Path(file))
+    item = next((item for item in draft.servers if wanted in (item.entry.id, item.entry.endpoint)), None)
+    faults = [*draft.faults, *find_faults(draft)]
+    if item is None:
+        if not draft.servers and draft.faults:
+            raise ParkError(draft.faults)
+        raise InputError(f"{file}: no entry of servers has the id or endpoint {wanted!r}")
+    if own := [fault for fault in faults if fault.subject == item.subject]:
+        raise ParkError(own)
+    return item.entry
+
+
+def _browse(options: argparse.Namespace, server: OpcuaServer | None) -> tuple[Offer, tuple[str, ...]]:
     import asyncio
 
     from collector.opcua.browse import COLUMNS, browse
     from collector.opcua.client import quiet_library
 
     quiet_library()
-    return asyncio.run(browse(options.url, depth=options.depth, pattern=options.filter)), COLUMNS
+    url = options.url if server is None else server.endpoint
+    return asyncio.run(browse(url, depth=options.depth, pattern=options.filter, server=server)), COLUMNS
 
 
 def _listen(options: argparse.Namespace) -> tuple[Offer, tuple[str, ...]]:

@@ -8,35 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import fnmatch
 import math
-import struct
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from asyncua import Client, ua
+from asyncua import ua
 from asyncua.client.ua_session import UaSession
-from asyncua.ua.uaerrors import UaError, UaStatusCodeError
+from asyncua.ua.uaerrors import UaStatusCodeError
 
 from collector.discovery import Found, Offer, unit_named
 from collector.opcua.engineering_units import unit_of_code
+from collector.opcua.failures import FAILED, TOO_MANY, reason_of
+from collector.opcua.security import settings_of
+from collector.opcua.session import Connection, connect
 from park.errors import SourceError
+from park.servers import OpcuaServer
 
 COLUMNS = ("opcua.endpoint", "opcua.node_id")
 DEPTH = 8               # levels below Objects: site, area, line, unit, device, group, signal, and one more
 NODES_A_CALL = 100      # what small controllers take in one call
 MOST_NODES = 200_000    # a server with more is asked with a filter or less depth
 CONNECT_S = 10.0
-REQUEST_S = 8.0
-CLOSE_S = 2.0
 
-_TOO_MANY = (ua.StatusCodes.BadTooManyOperations, ua.StatusCodes.BadRequestTooLarge,
-             ua.StatusCodes.BadEncodingLimitsExceeded, ua.StatusCodes.BadResponseTooLarge,
-             ua.StatusCodes.BadNoContinuationPoints)
-_FAILED = (OSError, TimeoutError, UaError, struct.error, ValueError, LookupError)
+_TOO_MANY = (*TOO_MANY, ua.StatusCodes.BadNoContinuationPoints)
 _NUMERIC = frozenset({*range(1, 12), 26, 27, 28, 29})       # Boolean to Double, abstract types, Enumeration (part 6)
 _VALUES = {"EngineeringUnits": "units", "EURange": "range"}
 
@@ -54,7 +51,7 @@ class _Node:
     properties: dict[str, ua.NodeId] = field(default_factory=dict)
 
 
-async def browse(url: str, *, depth: int = DEPTH, pattern: str = "") -> Offer:
+async def browse(url: str, *, depth: int = DEPTH, pattern: str = "", server: OpcuaServer | None = None) -> Offer:
     """Return the numeric variables of a server.
 
     Parameters
@@ -66,31 +63,32 @@ async def browse(url: str, *, depth: int = DEPTH, pattern: str = "") -> Offer:
     pattern
         Only variables whose path, such as ``Power/Header/FT101``, holds this text, or fits it if it has ``*`` or
         ``?``; upper and lower case are the same. Empty: all.
+    server
+        How it is reached: security, certificates, user. None: without security, as whom the URL says.
 
     Raises
     ------
+    InputError
+        If a secret, certificate or key of ours cannot be read.
     SourceError
         If the server cannot be reached, or fails on the way.
     """
-    client = Client(url, timeout=REQUEST_S)
-    client.name = client.description = "symbiosis discover"
+    settings = settings_of(server or OpcuaServer(id=_without_user(url), endpoint=url))
+    connection = None
     try:
         async with asyncio.timeout(CONNECT_S):
-            await client.connect()
-        return await _offer(client, _without_user(url), depth, pattern)
-    except _FAILED as error:
-        reason = "no answer in time" if isinstance(error, TimeoutError) else str(error).strip() or type(error).__name__
-        raise SourceError(f"cannot browse {_without_user(url)}: {reason}") from error
+            connection = await connect(url, settings)
+        return await _offer(connection, _without_user(url), depth, pattern)
+    except FAILED as error:
+        raise SourceError(f"cannot browse {_without_user(url)}: {reason_of(error)}") from error
     finally:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_S):
-                await client.disconnect()
-        client.disconnect_socket()
+        if connection is not None:
+            await connection.close()
 
 
-async def _offer(client: Client, url: str, depth: int, pattern: str) -> Offer:
-    session = client.uaclient.session
-    namespaces = await client.get_namespace_array()
+async def _offer(connection: Connection, url: str, depth: int, pattern: str) -> Offer:
+    session = connection.session
+    namespaces = await connection.namespaces()
     offer = Offer()
     variables = [node for node in await _variables(session, depth, offer) if fits("/".join(node.path), pattern)]
     types = await _read(session, [(node.id, attribute) for node in variables for attribute in (

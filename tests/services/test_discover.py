@@ -16,9 +16,12 @@ from asyncua import ua
 from collector.discovery import COLUMNS
 from collector.mqtt import listen
 from collector.opcua import browse
+from collector.opcua.certificates import own_identity
 from collector.sparkplug.wire import Payload
+from park.errors import SourceError
 from park.load import load_park
 from park.model import Park
+from park.servers import OpcuaServer
 from simulators.engineering_units import engineering_units
 from symbiosis import discover
 from symbiosis.cli import build_parser, main
@@ -26,6 +29,7 @@ from tests.collector.running import collecting, rows, until_stored
 from tests.fixtures.broker import TestBroker, free_port
 from tests.fixtures.opcua import NAMESPACE, TestServer
 from tests.services.test_collector_mqtt import publishing
+from tests.services.test_opcua_security import PASSWORD, SERVER_URI, secured, trust
 from tests.services.test_sparkplug import Samples, listening, nodes
 from tests.simulators.parks import until
 
@@ -129,6 +133,48 @@ async def test_what_was_found_is_collected(opcua_server, capsys, tmp_path, postg
     async with collecting(loaded(found, tmp_path), postgres_dsn):
         await until_stored(postgres_dsn, 2)
     assert {row[0] for row in rows(postgres_dsn)} == {"Power.FT1", "Refinery.FT1"}
+
+
+def park_with_servers(folder, endpoint, user="collector", other="sessions: 0"):
+    """The file of a park with two servers; its meters.csv is not there yet."""
+    file = folder / "park.yaml"
+    file.write_text(PARK + f"""servers:
+  - {{id: plc, endpoint: "{endpoint}", security_policy: Basic256Sha256, user: {user}, password: {{env: PLC_PASSWORD}}}}
+  - {{id: other, endpoint: "opc.tcp://h", {other}}}
+""")
+    return file
+
+
+async def test_a_server_of_a_park_is_browsed_with_its_security_and_user(opcua_server, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PLC_PASSWORD", PASSWORD)
+    own_identity(OpcuaServer(id="s", endpoint="", cert_file="server/cert.der", key_file="server/key.pem"), SERVER_URI)
+    server = await opcua_server(["FT1"], **secured(ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt, users=True))
+    file = park_with_servers(tmp_path, server.url)
+    for name in ("plc", server.url):
+        with pytest.raises(SourceError, match="its certificate is not trusted"):
+            await in_thread(run, capsys, name, "--park", str(file))
+    trust()
+    for name in ("plc", server.url):
+        code, found, said = await in_thread(run, capsys, name, "--park", str(file))
+        assert (code, [row["id"] for row in found], [row["opcua.endpoint"] for row in found]) == (
+            0, ["FT1"], [server.url])
+        assert PASSWORD not in said
+    park_with_servers(tmp_path, server.url, user="nobody")
+    with pytest.raises(SourceError, match="BadUserAccessDenied"):
+        await in_thread(run, capsys, "plc", "--park", str(file))
+
+
+def test_an_entry_that_is_wrong_or_not_there_is_said(capsys, tmp_path):
+    file = park_with_servers(tmp_path, "opc.tcp://h:4840")
+    for name, park, said in (
+        ("other", file, "park.yaml:9: server 'other': sessions must be"),
+        ("mqtt://h", file, "no entry of servers has the id or endpoint 'mqtt://h'"),
+        ("plc", tmp_path / "none.yaml", "none.yaml"),
+    ):
+        assert main(["discover", name, "--park", str(park)]) == 2
+        out, err = capsys.readouterr()
+        assert (out, said in err) == ("", True), err
 
 
 @pytest.mark.parametrize(("options", "ids"), [
