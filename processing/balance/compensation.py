@@ -2,6 +2,16 @@
 
 Here: `Search`, which takes out the likeliest error, computes all statistics anew, and goes on. Not here: what can be
 wrong (hypotheses.py), windows and the shape of the answer (gross.py).
+
+Where bounds say on both sides what a true value may be, the reading of a meter that is taken out gives way to that:
+the middle m of the bounds, with the variance v = width^2 / 12 of what is anywhere between them. Its bias y - m then
+has a prior of precision p = 1 / v, and with s the score and g the information left (p = 0 without bounds):
+
+    size        b = (s + p (y - m)) / (g + p)
+    evidence    log E = (g + p) b^2 / 2 - p (y - m)^2 / 2 - log(g + p) / 2 - log(width)
+
+the last term the density of what a biased meter may read. Several errors that no balance could size without the
+bounds do not run away, and what a compensation leaves open does not cross a bound by chance.
 """
 
 from __future__ import annotations
@@ -12,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from processing.balance.hypotheses import SPENT, Hypotheses
-from processing.balance.inputs import Bools, Floats
+from processing.balance.inputs import Bools, Floats, Ints
 
 
 @dataclass(frozen=True)
@@ -67,12 +77,15 @@ class Direction:
         What it takes of each hypothesis' information.
     relief
         What taking it out adds to the reconciled values, shape (n_streams,).
+    length
+        Root of what is known of its size, bounds included: of the unit error in the metric of L.
     """
 
     response: Floats
     leading: Floats
     spends: Floats
     relief: Floats
+    length: float
 
 
 class Search:
@@ -88,21 +101,23 @@ class Search:
         self.leads = np.zeros(errors.count)
         self.leads[errors.leaders] = 1.0
         self.spent = SPENT * errors.information
-        self.range = self._range()
+        self.width, self.middle = self._between()
+        self.firmness = np.zeros(errors.count) if self.width is None else 12.0 / np.square(self.width)
         self._raw: dict[int, tuple[Floats, Floats]] = {}
         self._first: dict[int, Direction] = {}
         self._members: dict[int, list[tuple[int, float]]] = {}
 
-    def run(self, scores: Floats, reconciled: Floats) -> Taken:
+    def run(self, scores: Floats, reconciled: Floats, measured: Floats) -> Taken:
         """Take errors out of one window until none is above the limit."""
-        information, score, x = self.errors.information, scores * self.leads, reconciled
+        information, x = self.errors.information, reconciled
+        score, pull = scores * self.leads, self._pull(measured)
         taken: list[int] = []
         basis: list[Direction] = []
         parts: list[float] = []
         while len(taken) < self.most:
-            for h in self._candidates(score, information, taken):
+            for h in self._candidates(score, information, pull, taken):
                 direction = self._orthogonal(h, basis)
-                step = score[h] / math.sqrt(information[h])
+                step = (score[h] + pull[h]) / math.sqrt(information[h] + self.firmness[h])
                 if self._inside(x, step, direction.relief):
                     break
             else:
@@ -113,6 +128,8 @@ class Search:
             x, score = x + step * direction.relief, score - step * direction.leading
             information = information - direction.spends
         triangle = np.array([[direction.response[h] for h in taken] for direction in basis])
+        triangle = triangle.reshape(len(taken), len(taken))
+        np.fill_diagonal(triangle, [direction.length for direction in basis])
         sizes, spreads = _sizes(triangle, np.array(parts))
         return Taken(taken, sizes, spreads, x)
 
@@ -143,16 +160,29 @@ class Search:
             self._members[chosen] = list(zip(group.tolist(), share.tolist(), strict=True))
         return self._members[chosen]
 
-    def _candidates(self, score: Floats, information: Floats, taken: list[int]) -> list[int]:
+    def _candidates(self, score: Floats, information: Floats, pull: Floats, taken: list[int]) -> list[int]:
         """Return the hypotheses above the limit, the likeliest first."""
         above = np.flatnonzero(score * score > self.limit**2 * information)
         above = above[information[above] > self.spent[above]]
         above = above[[h not in taken for h in above]] if taken else above
-        rank = 0.5 * score[above] ** 2 / information[above]
-        if self.range is not None:
-            rank -= np.log(np.sqrt(information[above]) * self.range[above])
-        order: list[int] = above[np.argsort(-rank, kind="stable")].tolist()
+        order: list[int] = above[np.argsort(-self._evidence(score, information, pull, above), kind="stable")].tolist()
         return order
+
+    def _evidence(self, score: Floats, information: Floats, pull: Floats, which: Ints) -> Floats:
+        """Return log E of some hypotheses but for a constant: see above."""
+        known = information[which] + self.firmness[which]
+        evidence: Floats = 0.5 * np.square(score[which] + pull[which]) / known
+        if self.width is not None:
+            evidence -= 0.5 * (np.square(pull[which]) / self.firmness[which] + np.log(known))
+            evidence -= np.log(self.width[which])
+        return evidence
+
+    def _pull(self, measured: Floats) -> Floats:
+        """Return p (y - m), shape (n_hypotheses,): what the bounds alone say of each bias; 0 without bounds."""
+        if self.middle is None:
+            return np.zeros(self.errors.count)
+        pull: Floats = self.firmness * (measured[self.errors.streams] - self.middle)
+        return pull
 
     def _orthogonal(self, h: int, basis: list[Direction]) -> Direction:
         """Return the direction of h less what the errors taken before account for (Gram-Schmidt in the metric of L)."""
@@ -170,8 +200,9 @@ class Search:
 
     def _unit(self, h: int, response: Floats, relief: Floats) -> Direction:
         """Return the direction scaled so that the window shows it with std one."""
-        unit = response / math.sqrt(response[h])
-        return Direction(unit, unit * self.leads, unit**2, relief / math.sqrt(response[h]))
+        length = math.sqrt(response[h] + self.firmness[h])
+        unit = response / length
+        return Direction(unit, unit * self.leads, unit**2, relief / length, length)
 
     def _inside(self, x: Floats, step: float, relief: Floats) -> bool:
         """Whether reconciled values keep the bounds after one more step."""
@@ -180,17 +211,18 @@ class Search:
         moved = x + step * relief
         return not ((moved < self.bounds[0]) | (moved > self.bounds[1])).any()
 
-    def _range(self) -> Floats | None:
-        """How far apart each hypothesis' bounds are, shape (n_hypotheses,); None unless all are known."""
+    def _between(self) -> tuple[Floats | None, Floats | None]:
+        """Return the width and the middle of each bias' bounds, shape (n_hypotheses,); None unless all are known."""
         if self.bounds is None or len(self.errors.nodes):
-            return None
-        width = (self.bounds[1] - self.bounds[0])[self.errors.streams]
-        return width if (np.isfinite(width) & (width > 0)).all() else None
+            return None, None
+        low, high = (bound[self.errors.streams] for bound in self.bounds)
+        known = np.isfinite(low) & np.isfinite(high) & (high > low)
+        return (high - low, 0.5 * (low + high)) if known.all() else (None, None)
 
 
 def _sizes(triangle: Floats, parts: Floats) -> tuple[Floats, Floats]:
     """Return the sizes of errors and their std from their orthogonal parts: rows of `triangle` are the basis."""
     if len(parts) == 1:
         return parts / triangle[0], 1.0 / triangle[0]
-    inverse = np.linalg.inv(np.triu(triangle.reshape(len(parts), len(parts))))
+    inverse = np.linalg.inv(np.triu(triangle))
     return inverse @ parts, np.sqrt((inverse**2).sum(axis=1))

@@ -124,6 +124,7 @@ class Table:
         self.size = (np.zeros(by_stream), np.zeros(by_node))
         self.spread = (np.zeros(by_stream), np.zeros(by_node))
         self.reconciled = np.array(result.reconciled.reshape(by_stream))
+        self.measured = result.measured.reshape(by_stream)
         self.statistic, self.threshold = np.zeros(n_windows), np.full(n_windows, np.inf)
         self.tested: list[tuple[Hypotheses, Part]] = []
 
@@ -149,7 +150,7 @@ class Table:
         alarmed = np.flatnonzero(largest > search.limit)
         for k in self._search_alike(search, alarmed, scores, part.windows):
             window = int(part.windows[k])
-            self._write(window, search.run(scores[k], self.reconciled[window]), search)
+            self._write(window, search.run(scores[k], self.reconciled[window], self.measured[window]), search)
 
     def _search_alike(self, search: Search, alarmed: Ints, scores: Floats, windows: Ints) -> Ints:
         """Deal together with windows whose one error is the same, as a bias that lasts is; return those left over."""
