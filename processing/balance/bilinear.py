@@ -9,6 +9,7 @@ many. Not here: the check of readings (bilinear_case.py), the iteration (quadrat
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -118,7 +119,8 @@ class BilinearNetwork:
         given = case.given[window]
         usable = np.isfinite(given) & np.isfinite(case.std[window])
         part = Part(network.projection(usable), np.zeros(1, dtype=np.int64))
-        return Result(given, np.where(part.projection.observable, z, np.nan), rhs[None], [part], (0,))
+        held = (0,) if case.held[window] else ()
+        return Result(given, np.where(part.projection.observable, z, np.nan), rhs[None], [part], held)
 
     def _iterate(self, case: Case, windows: Ints, tolerance: float, most: int) -> None:
         """Solve some windows side by side; a block that is not full repeats its last."""
@@ -154,7 +156,7 @@ class BilinearNetwork:
                 tolerance=tolerance,
                 max_iterations=most,
             )
-            case.z[k] = found.point
+            case.z[k], case.held[k] = found.point, found.bounded.size > 0
             size = abs(found.jacobian) @ abs(found.point)
             left = np.divide(abs(found.constraint_residual), size, out=np.zeros_like(size), where=size > 0).max(
                 initial=0.0
@@ -198,13 +200,18 @@ def prepare_bilinear(
     mass = inputs.rows_of(incidence, "incidence")
     carry = mass if carried_incidence is None else inputs.rows_of(carried_incidence, "carried_incidence")
     n = mass.n_columns
-    if carry.n_columns != n or n_properties < 1:
-        raise BalanceError(f"carried_incidence must have {n} columns and n_properties be at least 1")
+    if carry.n_columns != n:
+        raise BalanceError(f"carried_incidence must have {n} columns, got {carry.n_columns}")
+    if not isinstance(n_properties, Integral) or n_properties < 1:
+        raise BalanceError(f"n_properties must be a whole number of at least 1, got {n_properties!r}")
+    for pair in same:
+        if len(pair) != 2 or not all(isinstance(s, Integral) and 0 <= s < n for s in pair):
+            raise BalanceError(f"same must be pairs of streams, each from 0 to {n - 1}, got {pair!r}")
     full = np.zeros(n, dtype=bool) if whole is None else np.asarray(whole)
     if full.shape != (n,) or full.dtype != np.bool_:
         raise BalanceError(f"whole must be bool of shape ({n},), got {full.dtype} of {full.shape}")
-    constraints = constraints_of(mass, carry, n_properties, same, full)
-    sizes = Sizes(n, n_properties, mass.n_rows, carry.n_rows, int(full.sum()), constraints.n_rows)
+    constraints = constraints_of(mass, carry, int(n_properties), same, full)
+    sizes = Sizes(n, int(n_properties), mass.n_rows, carry.n_rows, int(full.sum()), constraints.n_rows)
     return BilinearNetwork(constraints, sizes)
 
 

@@ -18,13 +18,17 @@ from processing.balance.inputs import Bools, Floats
 
 @dataclass(eq=False)
 class Case:
-    """Windows as the iteration takes them: by variable, shape (n_windows, n_variables)."""
+    """Windows as the iteration takes them: by variable, shape (n_windows, n_variables).
+
+    `held` tells the windows that were moved to a bound, shape (n_windows,).
+    """
 
     given: Floats
     std: Floats
     z: Floats
     rhs: Floats
     report: Floats
+    held: Bools
     single: bool
 
 
@@ -71,11 +75,21 @@ class Sizes:
         self._refuse(std < 0.0, std, "must not have a negative std,")
         z = np.where(np.isnan(given), self.guess(given), given)
         if start is not None:
-            begin = self._joined(inputs.as_floats(start[0], "start"), inputs.as_floats(start[1], "start"))
+            begin = self._start(start, flows.shape)
             z = np.where(np.isnan(begin), z, begin)
             z = np.where(np.isnan(given) | ~np.isfinite(std), z, given)
         right = self.rhs(rhs, carried_rhs, len(given))
-        return Case(given, std, np.ascontiguousarray(z), right, np.zeros((len(given), 3)), single)
+        report, held = np.zeros((len(given), 3)), np.zeros(len(given), dtype=np.bool_)
+        return Case(given, std, np.ascontiguousarray(z), right, report, held, single)
+
+    def _start(self, start: Any, shape: tuple[int, ...]) -> Floats:
+        """Return where the search is asked to start, shape (n_windows or 1, n_variables); NaN where nothing is."""
+        if not isinstance(start, list | tuple) or len(start) != 2:
+            raise BalanceError(f"start must be (flow, carried), got {start!r:.80}")
+        flow, carried = (inputs.as_floats(part, "start") for part in start)
+        if flow.shape not in (shape, shape[-1:]) or carried.shape != (*flow.shape, self.n_properties):
+            raise BalanceError(f"start must have the shapes of flow and carried, got {flow.shape} and {carried.shape}")
+        return self._joined(flow, carried).reshape(-1, self.n_streams * (self.n_properties + 1))
 
     def _joined(self, flow: Floats, carried: Floats) -> Floats:
         """Return flows and properties side by side, shape (..., n_variables)."""
@@ -110,25 +124,32 @@ class Sizes:
         m, q = self.n_nodes, self.n_carried
         full[:, self.n_rows - self.n_whole :] = 1.0
         if rhs is not None:
-            full[:, :m] = np.broadcast_to(inputs.as_floats(rhs, "rhs"), (n_windows, m))
+            full[:, :m] = inputs.fitted(rhs, "rhs", (n_windows, m))
         if carried_rhs is not None:
             shape = (n_windows, q, self.n_properties)
-            full[:, m : m + q * self.n_properties] = np.broadcast_to(
-                inputs.as_floats(carried_rhs, "carried_rhs"), shape
-            ).reshape(n_windows, -1)
+            full[:, m : m + q * self.n_properties] = inputs.fitted(carried_rhs, "carried_rhs", shape).reshape(
+                n_windows, -1
+            )
         return full
 
     def bounds(self, bounds: Any) -> tuple[Floats, Floats] | None:
         """Return bounds by variable."""
         if bounds is None:
             return None
-        n, k = self.n_streams, self.n_properties
-        sides = []
-        for side in (0, 1):
-            flow = np.broadcast_to(inputs.as_floats(bounds[0][side], "bounds"), (n,))
-            carried = np.broadcast_to(inputs.as_floats(bounds[1][side], "bounds"), (n, k))
-            sides.append(np.concatenate([flow, carried.ravel()]))
-        return inputs.checked_bounds(sides, n * (k + 1))
+        pairs = (bounds, *bounds) if isinstance(bounds, list | tuple) else (bounds,)
+        if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+            raise BalanceError(f"bounds must be ((low, high) of flows, (low, high) of properties), got {bounds!r:.80}")
+        sides = [self._joined(self._side(bounds[0][side], ()), self._side(bounds[1][side], (self.n_properties,)))
+                 for side in (0, 1)]
+        return inputs.checked_bounds(sides, self.n_streams * (self.n_properties + 1))
+
+    def _side(self, side: Any, more: tuple[int, ...]) -> Floats:
+        """Return one side of the bounds of flows or properties, shape (n_streams, *more)."""
+        values, shape = inputs.as_floats(side, "bounds"), (self.n_streams, *more)
+        try:
+            return np.broadcast_to(values, shape)
+        except ValueError:
+            raise BalanceError(f"bounds must be a number or have shape {shape}, got {values.shape}") from None
 
 
 def _spread(std: Any, shape: tuple[int, ...], name: str) -> Floats:

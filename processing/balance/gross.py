@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from numbers import Real
+from numbers import Integral, Real
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +58,7 @@ def identify_gross_errors(
         shape (n_nodes,) or (n_windows, n_nodes); default zero.
     bounds
         (low, high), each shape (n_streams,) or one number: an error whose compensation would leave them is not
-        accepted. Bounds on both sides also weigh how likely each explanation is.
+        accepted. Bounds on both sides also say what the true value of a suspect may be: see the notes.
     never_suspect
         bool, shape (n_streams,): meters that are not suspected.
     at_most
@@ -78,8 +78,9 @@ def identify_gross_errors(
     While the largest |z_h| exceeds the threshold, its error joins those taken out, and all statistics are computed
     anew with the errors so far as unknowns (serial compensation, Narasimhan & Mah 1987, here with all sizes estimated
     together, Keller et al. 1994). An explanation that leads outside the bounds gives way to the next (Serth & Heenan
-    1986). With finite bounds on every stream the candidates are ranked by the evidence of a true value anywhere
-    between them, log E_h = z_h^2 / 2 + log(std_h / (high_h - low_h)).
+    1986). With finite bounds on every meter that may be suspected, and biases alone asked for, the true value of a
+    suspect counts as anywhere between them: its reading gives way to their middle with a variance of width^2 / 12, and
+    the candidates are ranked by the evidence of that (compensation.py).
 
     References
     ----------
@@ -123,8 +124,8 @@ def find_gross_errors(
     Parameters
     ----------
     result
-        From `reconcile`, `Network.reconcile` (without bounds) or `reconcile_nonlinear`; a nonlinear one is searched in
-        its constraints as linearised where it came to rest.
+        From `reconcile`, `Network.reconcile` where no bound binds, or `reconcile_nonlinear`; a nonlinear one is
+        searched in its constraints as linearised where it came to rest.
     alpha, hypotheses, bounds, never_suspect, at_most
         As in `identify_gross_errors`.
     threshold
@@ -138,7 +139,7 @@ def find_gross_errors(
     Raises
     ------
     BalanceError
-        If an option does not make sense.
+        If an option does not make sense, or values were moved to a bound: what meters say is judged without bounds.
 
     Examples
     --------
@@ -149,6 +150,11 @@ def find_gross_errors(
     """
     n_streams = result.measured.shape[-1]
     rules = _rules(alpha, hypotheses, never_suspect, at_most, inputs.checked_bounds(bounds, n_streams), n_streams)
+    if threshold is not None and not (isinstance(threshold, Real) and threshold > 0.0):
+        raise BalanceError(f"threshold must be a positive number, got {threshold!r}")
+    if result.bounded.size:
+        raise BalanceError(
+            f"window {result.bounded[0]} was moved to a bound: reconcile without bounds, and give them here")
     rules = replace(rules, threshold=threshold)
     table = Table(result)
     for part in result.parts:
@@ -167,8 +173,8 @@ def _rules(
     """Check the options."""
     if not isinstance(alpha, Real) or not 0.0 < alpha < 1.0:
         raise BalanceError(f"alpha must be between 0 and 1, got {alpha!r}")
-    if at_most is not None and at_most < 1:
-        raise BalanceError(f"at_most must be at least 1, got {at_most}")
+    if at_most is not None and not (isinstance(at_most, Integral) and at_most >= 1):
+        raise BalanceError(f"at_most must be a whole number of at least 1, got {at_most!r}")
     if isinstance(kinds, str) or not len(kinds) or any(kind not in KINDS for kind in kinds):
         raise BalanceError(f"hypotheses must be one or more of {KINDS}, got {kinds!r}")
     mask = None if never is None else np.asarray(never)

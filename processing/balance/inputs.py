@@ -133,7 +133,7 @@ def _rows_of_dense(full: Floats) -> Rows:
 
 
 def as_floats(values: npt.ArrayLike, name: str) -> Floats:
-    """Return `values` as a float64 array.
+    """Return `values` as a float64 array; what a masked array hides becomes NaN.
 
     Raises
     ------
@@ -142,6 +142,8 @@ def as_floats(values: npt.ArrayLike, name: str) -> Floats:
     """
     try:
         array = np.asarray(values)
+        if isinstance(values, np.ma.MaskedArray):
+            array = np.where(np.ma.getmaskarray(values), np.nan, array)
         if array.dtype.kind == "c":
             raise BalanceError(f"{name} must be real, got complex numbers")
         return np.asarray(array, dtype=np.float64, order="C")
@@ -149,6 +151,25 @@ def as_floats(values: npt.ArrayLike, name: str) -> Floats:
         if isinstance(error, BalanceError):
             raise
         raise BalanceError(f"{name} must be an array of numbers: {error}") from None
+
+
+def fitted(values: npt.ArrayLike, name: str, shape: tuple[int, ...]) -> Floats:
+    """Return finite numbers, spread over `shape` where they fit it by numpy's rules.
+
+    Raises
+    ------
+    BalanceError
+        If they do not fit, or one is not finite.
+    """
+    array = as_floats(values, name)
+    try:
+        full = np.broadcast_to(array, shape)
+    except ValueError:
+        raise BalanceError(f"{name} must have shape {shape}, got {array.shape}") from None
+    if not np.isfinite(full).all():
+        where = [int(k) for k in np.argwhere(~np.isfinite(full))[0]]
+        raise BalanceError(f"{name}{where} must be finite, got {full[tuple(where)]}")
+    return full
 
 
 def measured_windows(measured: npt.ArrayLike, n_streams: int) -> Floats:
@@ -238,10 +259,12 @@ def _check_for_symmetry(rows: Rows) -> None:
     if (variance < 0).any():
         j = int(np.argmin(variance))
         raise BalanceError(f"covariance[{j}, {j}] must not be negative, got {variance[j]}")
-    gap = abs(matrix - matrix.T)
-    if gap.nnz and gap.max() > 1e-9 * max(variance.max(), np.finfo(float).tiny):
-        i, j = (int(k) for k in np.unravel_index(int(gap.toarray().argmax()), gap.shape))
-        raise BalanceError(f"covariance must be symmetric, [{i}, {j}] and [{j}, {i}] differ by {gap.max():.3g}")
+    gap = abs(matrix - matrix.T).tocoo()
+    size = np.sqrt(variance[gap.row]) * np.sqrt(variance[gap.col])
+    wrong = np.flatnonzero(gap.data > 1e-9 * np.maximum(size, np.finfo(float).tiny))
+    if wrong.size:
+        i, j, off = int(gap.row[wrong[0]]), int(gap.col[wrong[0]]), gap.data[wrong[0]]
+        raise BalanceError(f"covariance must be symmetric, [{i}, {j}] and [{j}, {i}] differ by {off:.3g}")
 
 
 def checked_rhs(rhs: npt.ArrayLike | None, n_nodes: int, n_windows: int | None) -> Floats | None:
@@ -274,8 +297,8 @@ def checked_bounds(bounds: Sequence[npt.ArrayLike] | None, n_streams: int) -> tu
     """
     if bounds is None:
         return None
-    if len(bounds) != 2:
-        raise BalanceError(f"bounds must be (low, high), got {len(bounds)} entries")
+    if not isinstance(bounds, Sequence | np.ndarray) or len(bounds) != 2:
+        raise BalanceError(f"bounds must be (low, high), got {bounds!r:.80}")
     low, high = (_bound(side, name, n_streams) for side, name in zip(bounds, ("low", "high"), strict=True))
     low[np.isnan(low)] = -np.inf
     high[np.isnan(high)] = np.inf

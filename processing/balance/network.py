@@ -107,7 +107,8 @@ class Network:
         Parameters
         ----------
         measured
-            shape (n_streams,) or (n_windows, n_streams) [unit of the stream]; NaN where unmeasured.
+            shape (n_streams,) or (n_windows, n_streams) [unit of the stream]; NaN where unmeasured. Many windows are
+            not copied: adjustments and tests, computed when first asked for, are of what stands there then.
         rhs
             What each balance adds up to, such as hold-up, shape (n_nodes,) or (n_windows, n_nodes); default zero.
         threads
@@ -132,7 +133,11 @@ class Network:
             quick = self._reconcile_quickly(measured)
             if quick is not None:
                 return quick
+        if threads < 1:
+            raise BalanceError(f"threads must be at least 1, got {threads}")
         values = inputs.measured_windows(measured, self.n_streams)
+        if values.ndim == 1 or (out is not None and np.may_share_memory(values, out)):
+            values = values.copy()      # whoever reads one window after another may use its memory again
         windows = values.reshape(-1, self.n_streams)
         right = inputs.checked_rhs(rhs, self.n_nodes, None if values.ndim == 1 else len(windows))
         if right is not None:
@@ -235,15 +240,19 @@ class Network:
         gain, parts = self._quick
         if measured.shape != (len(gain),) or measured.dtype != np.float64:
             return None
-        if not math.isfinite(measured.dot(measured)):
-            return None
-        return Result(measured, gain @ measured, None, parts, (), self.incidence.n_rows)
+        own = measured.copy()
+        with np.errstate(over="ignore", invalid="ignore"):
+            if not math.isfinite(own.dot(own)):
+                return None
+        return Result(own, gain @ own, None, parts, (), self.incidence.n_rows)
 
 
 def _memory(out: Floats | None, values: Floats, shape: tuple[int, ...]) -> Floats:
     """Return where to put reconciled values, shape (n_windows, n_streams)."""
     if out is None:
         return np.empty(shape)
+    if not isinstance(out, np.ndarray):
+        raise BalanceError(f"out must be a numpy array, got {type(out).__name__}")
     if out.shape != values.shape or out.dtype != np.float64 or not out.flags.c_contiguous:
         raise BalanceError(f"out must be float64, contiguous and of shape {values.shape}, got {out.dtype} {out.shape}")
     return out.reshape(shape)

@@ -301,6 +301,9 @@ def _start(measured: Floats, start: npt.ArrayLike | None, usable: Bools) -> Floa
     given = np.full(len(measured), np.nan) if start is None else inputs.as_floats(start, "start")
     if given.shape != measured.shape:
         raise BalanceError(f"start must have shape {measured.shape}, got {given.shape}")
+    infinite = np.flatnonzero(np.isinf(measured))
+    if infinite.size:
+        raise BalanceError(f"measured[{infinite[0]}] must be finite, or NaN where unmeasured")
     point = np.where(np.isnan(given), measured, given)
     missing = np.flatnonzero(~np.isfinite(point))
     if missing.size:

@@ -218,7 +218,9 @@ class Result:
     def _per_stream(self, of: Any) -> npt.NDArray[Any]:
         """Spread a value per stream and pattern over the windows of that pattern."""
         if self.measured.ndim == 1:
-            return np.asarray(of(self.parts[0].projection))
+            own = np.asarray(of(self.parts[0].projection)).view()
+            own.flags.writeable = False         # it is that of all other windows too
+            return own
         if len(self.parts) == 1:
             return np.broadcast_to(of(self.parts[0].projection), self.measured.shape)
         values = [np.asarray(of(part.projection)) for part in self.parts]

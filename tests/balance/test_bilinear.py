@@ -175,6 +175,17 @@ def test_a_start_for_what_is_unmeasured():
         ({"flow": [np.inf, 1.0]}, "must be finite, or NaN"),
         ({"carried_incidence": np.ones((1, 3))}, "must have 2 columns"),
         ({"whole": [1, 0]}, "whole must be bool"),
+        ({"same": [(0, -1)]}, r"same must be pairs of streams, each from 0 to 1, got \(0, -1\)"),
+        ({"same": [(0, 2)]}, "same must be pairs"),
+        ({"same": [(0, 1, 1)]}, "same must be pairs"),
+        ({"rhs": [np.nan]}, r"rhs\[0, 0\] must be finite"),
+        ({"rhs": [1.0, 2.0]}, "rhs must have shape"),
+        ({"carried_rhs": np.ones((3, 3))}, "carried_rhs must have shape"),
+        ({"bounds": (0, 100)}, "bounds must be"),
+        ({"bounds": ((0, 1, 2), (0, 1))}, "bounds must be"),
+        ({"bounds": ((0, [1, 2, 3]), (0, 1))}, "bounds must be a number or have shape"),
+        ({"start": [1.0, 1.0, 1.0]}, r"start must be \(flow, carried\)"),
+        ({"start": ([1.0], [[1.0]])}, "start must have the shapes"),
     ],
 )
 def test_wrong_input_is_refused(change, message):

@@ -263,6 +263,8 @@ def test_bounds_without_a_solution_are_refused():
         ({"incidence": [[1, -1]], "measured": [1, 2], "covariance": np.eye(3)}, "covariance must have shape"),
         ({"incidence": [[1, -1]], "measured": [1, 2], "covariance": [[1, 0.5], [0, 1]]}, "must be symmetric"),
         ({"incidence": [[1, -1]], "measured": [1, 2], "covariance": [[-1, 0], [0, 1]]}, r"covariance\[0, 0\]"),
+        ({"incidence": [[0, 1, -1]], "measured": [1, 1, 2],
+          "covariance": [[1e12, 0, 0], [0, 1, 0.9], [0, -0.9, 1]]}, r"must be symmetric, \[1, 2\]"),
         ({"incidence": [[1, -1]], "measured": [1, 2], "covariance": [[1, 2], [2, 1]]}, "positive semidefinite"),
         ({"incidence": [[1, -1]], "measured": [1, 2], "std": 1, "rhs": [1, 2]}, "rhs must have shape"),
         ({"incidence": [[1, -1]], "measured": [1, 2], "std": 1, "rhs": [np.nan]}, r"rhs\[0\] must be finite"),
@@ -272,6 +274,8 @@ def test_bounds_without_a_solution_are_refused():
         ({"incidence": [[1, -1]], "measured": [1, 2], "std": 1, "bounds": ([1, 2, 3], 9)}, "bounds: low must be"),
         ({"incidence": [[1, -1]], "measured": [1, 2], "std": 1, "bounds": (2, 1)}, "low <= high"),
         ({"incidence": [[1, -1]], "measured": [1, 2], "std": 1, "bounds": (2,)}, r"bounds must be \(low, high\)"),
+        ({"incidence": [[1, -1]], "measured": [1, 2], "std": 1, "bounds": 5}, r"bounds must be \(low, high\), got 5"),
+        ({"incidence": [[1, -1]], "measured": [1e200, -np.inf], "std": 1}, "window 0, stream 1 must be finite"),
         ({"incidence": [[1, -1]], "measured": [[1, 2]] * 3, "std": np.ones((2, 2))}, "shape of measured"),
     ],
 )
@@ -283,6 +287,46 @@ def test_wrong_input_is_refused_with_the_place(arguments, message):
 def test_prepare_takes_one_std_a_stream():
     with pytest.raises(BalanceError, match="std by window"):
         prepare([[1, -1]], np.ones((3, 2)))
+
+
+def test_memory_and_threads_are_checked():
+    made, window = prepare([[1, -1]], 1.0), np.array([1.0, 2.0])
+    with pytest.raises(BalanceError, match="threads must be at least 1, got 0"):
+        made.reconcile(window, threads=0)
+    with pytest.raises(BalanceError, match="out must be a numpy array, got list"):
+        made.reconcile(window, out=[0.0, 0.0])
+
+
+def test_what_a_masked_array_hides_is_unmeasured():
+    hidden = np.ma.array([10.3, 1e6, 4.0, 4.0], mask=[0, 1, 0, 0])
+    result = reconcile([[1, -1, -1, 0], [0, 0, 1, -1]], hidden, 0.1)
+    assert result.reconciled[1] == pytest.approx(6.3)
+
+
+def test_a_result_is_of_the_window_that_was_given_whatever_its_memory_holds_later():
+    made, memory = prepare([[1, -1, -1, 0], [0, 0, 1, -1]], [0.2, 0.1, 0.1, 0.1]), np.array([13.3, 6.0, 4.0, 4.0])
+    kept = [made.reconcile(memory) for _ in range(2)]       # the second goes the quick way
+    memory[:] = [10.0, 6.0, 4.0, 4.0]
+    assert all(result.global_test > 100.0 for result in kept)
+
+
+def test_values_may_be_put_where_the_measured_ones_are():
+    windows = np.array([[10.3, 6.0, 4.0], [10.0, 6.0, 4.0]])
+    result = prepare([[1, -1, -1]], 0.1).reconcile(windows, out=windows)
+    np.testing.assert_allclose(result.adjustment, [[-0.1, 0.1, 0.1], [0.0, 0.0, 0.0]], atol=1e-12)
+
+
+def test_nobody_can_write_to_what_all_windows_share():
+    result = prepare([[1, -1]], 1.0).reconcile([1.0, 2.0])
+    for name in ("std", "adjustment_std", "redundant", "observable"):
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(result, name)[0] = 9
+
+
+def test_numbers_near_the_end_of_their_range_raise_no_warning():
+    made = prepare([[1, -1]], 1.0)
+    for _ in range(2):
+        np.testing.assert_allclose(made.reconcile(np.array([1e200, 1e200])).reconciled, 1e200)
 
 
 def test_classify_refuses_what_is_not_a_mask():
