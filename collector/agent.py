@@ -133,7 +133,7 @@ class Collector:
         broker ──► MqttSource.run, .read ───────┤                      │  │  ▲
         broker ──► SparkplugSource.run, .read ──┘  waits while full    │  ▼  │ Writer.replay
                           ▲                                            │  spool
-                          └───────────── PUBACK once durable ──────────┘
+                          └────────── acknowledged once durable ───────┘
                                                                     _note, each second ──► collector_source
 
     Each arrow from the left is a named task of one group, and an interruption travels in the same queue as the rows,

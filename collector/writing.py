@@ -1,7 +1,7 @@
 """The store side of the collector: everything that came becomes durable, and then its source is told.
 
                                      spool empty
-    Batches ── take ── coverage ──┬───────────────► database ──┬──► Chunk.committed (PUBACK)
+    Batches ── take ── coverage ──┬───────────────► database ──┬──► Chunk.committed (acknowledged)
                                   │  away, slow ┐              │
                                   │             ▼              │
                                   └────────► spool ────────────┘
