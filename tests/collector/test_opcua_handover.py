@@ -13,11 +13,12 @@ from datetime import UTC, datetime
 import pytest
 from asyncua import ua
 
-from collector.opcua.handover import FOLDER, NOWHERE, Handover, Left, Owner
+from collector.opcua.handover import FOLDER, NOWHERE, Handover, Keeping, Left, Owner
 from collector.opcua.session import Former
 from collector.opcua.subscribing import Item, Subscription
 from collector.opcua.tags import Tag
 from park.servers import Deadband
+from tests.collector.sourcing import Sourcing, tag
 
 OWNER = Owner("opcua:opc.tcp://h", "opc.tcp://h", 0, 0)
 BEGAN = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -124,3 +125,23 @@ def test_a_disk_that_takes_nothing_is_said_once_and_stops_nothing(tmp_path, capl
         handover.note(left().subscription, settled=True)
     assert caplog.text.count("what is at the server cannot be noted for a next collector") == 1
     assert handover.read() is None
+
+
+async def test_nothing_is_settled_while_an_interruption_waits_in_memory():
+    running = Sourcing("opc.tcp://127.0.0.1:1", [tag("FT1")], {}, Keeping(), None)
+    source = running.source
+    assert source.is_settled()
+    source.interrupted("lost", kept=True)
+    assert source.is_settled()
+    source.interrupted("lost")
+    assert not source.is_settled()
+    running.take()
+    assert source.is_settled()
+
+
+@pytest.mark.parametrize(("folder", "held_back", "leaves"), [
+    (None, True, False), ("spool", False, False), ("spool", True, True)])
+async def test_sessions_are_left_at_a_stop_only_with_readings_that_nobody_takes(tmp_path, folder, held_back, leaves):
+    keeping = Keeping(None if folder is None else tmp_path / folder, is_held_back=lambda: held_back)
+    running = Sourcing("opc.tcp://127.0.0.1:1", [tag("FT1")], {}, keeping, None)
+    assert running.source.is_leaving() == leaves
