@@ -123,10 +123,11 @@ async def test_memory_is_bounded_and_what_the_server_then_drops_is_a_gap(opcua_s
         await server.push("FT1", 0.0, at(0))
         await until_stored(postgres_dsn, 1)
         async with refusing(postgres_dsn):
-            for tick in range(1, 200):          # in memory: 20 and what is on its way; at the server: 10
+            await server.push("FT1", 1.0, at(1))
+            await running.saw("waiting")        # from here on memory only fills: nothing is taken out of it any more
+            for tick in range(2, 200):          # in memory: 20 and what is on its way; at the server: 10
                 await server.push("FT1", float(tick), at(tick))
                 await asyncio.sleep(0.01)
-            await running.saw("waiting")
         await until(lambda: rows(postgres_dsn, "select max(source_time) from reading")[0][0] == at(199))
     stored = [time for _, time, _, _ in rows(postgres_dsn)]
     missing = [at(tick) for tick in range(200) if at(tick) not in stored]
