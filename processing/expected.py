@@ -21,8 +21,8 @@ from processing.equations import Equations
 from processing.meters import Bools, Floats, Ints
 
 NOTHING = 0.01
-"""Share of what passes beside it below which a flow reads next to nothing. Should it be so, then the first estimate says
-it too, and the second pass takes its std there."""
+"""Share of what passes beside it below which a flow reads next to nothing. Should it be so, then the first estimate
+says it too, and the second pass takes its std there."""
 
 APART = 2.0
 """Factor up to which meters are taken at their word: a std that is wrong by less costs the first estimate little."""
