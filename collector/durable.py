@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from collector.coverage import Coverage, Gap
-from collector.spool import Spool, SpoolDamagedError, SpoolSettings
+from collector.spool import Spool, SpoolDamagedError, SpoolFullError, SpoolSettings
 from collector.spool_rescue import Rescued, open_or_rescue, rescue
 from collector.store import CollectorStore
 from park.errors import SpoolError
@@ -117,9 +117,16 @@ class Disk:
         self._gaps: dict[str, Gap] = {}     # in the file, by key
 
     async def open(self) -> tuple[Mapping[str, int], list[Gap]]:
-        """Open the file, mended if need be; return the latest source time [us] of each meter in it, and its gaps."""
-        last_us, rescued = await _in_thread(self._thread, functools.partial(open_or_rescue, self.spool))
-        gaps = await self.use(Spool.gaps)
+        """Open the file, mended if need be; return the latest source time [us] of each meter in it, and its gaps.
+
+        A disk without room for a first file is no reason not to begin: nothing waits, and the file is made later.
+        """
+        try:
+            last_us, rescued = await _in_thread(self._thread, functools.partial(open_or_rescue, self.spool))
+            gaps = await self.use(Spool.gaps)
+        except SpoolFullError as error:
+            self.away.since(str(error), "the spool takes nothing; while the database is away, neither do we: %s")
+            return {}, []
         self._gaps = {gap.key: gap for gap in gaps}
         if rescued is not None:
             self._on_rescued(rescued)

@@ -64,8 +64,16 @@ _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR_
             sqlite3.SQLITE_IOERR_CORRUPTFS}
 
 
+# what a disk says that takes nothing; of a quota it is the second
+_NO_ROOM = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE}
+
+
 class SpoolDamagedError(SpoolError):
     """The file is not what was written."""
+
+
+class SpoolFullError(SpoolError):
+    """There is no room. What is in the file can be read all the same."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,8 @@ class Spool:
     SpoolError
         From all methods: if another collector holds the folder, a newer version wrote the file, or the disk takes or
         gives nothing. What `append` could not take is not in the file.
+    SpoolFullError
+        The same, because there is no room.
     SpoolDamagedError
         If the file is not what was written (`spool_rescue` mends that).
     """
@@ -143,12 +153,6 @@ class Spool:
             self.batches, self.rows, last = conn.execute(_COUNT, [self._read_to]).fetchone()
             self.letters, last_letter = conn.execute(_COUNT_LETTERS, [self._letters_read_to]).fetchone()
         self._last, self._last_letter = max(self._last, last), max(self._last_letter, last_letter)
-
-    def log_frames(self) -> int:
-        """Return how many frames of the log SQLite has read, having brought them into the file."""
-        with self._using() as conn:
-            [_, frames, _] = conn.execute("pragma wal_checkpoint(passive)").fetchone()
-        return int(frames)
 
     def append(self, batch: ReadingBatch, gaps: Sequence[Gap] = (), letters: Sequence[DeadLetter] = ()) -> None:
         """Put rows, the state of gaps, and letters on disk, in one transaction."""
@@ -309,8 +313,9 @@ class Spool:
             raise SpoolDamagedError(f"{self.path}: {error}") from error
         self.drop()         # after a failed sync nothing is sure but what is read anew
         if code & 0xFF == sqlite3.SQLITE_FULL and self._room() <= shutil.disk_usage(self.settings.folder).free:
-            raise SpoolError(f"{self.path} has its full size of {self.settings.max_bytes} bytes") from error
-        raise SpoolError(f"cannot use {self.path}: {error}") from error
+            raise SpoolFullError(f"{self.path} has its full size of {self.settings.max_bytes} bytes") from error
+        kind = SpoolFullError if _NO_ROOM & {code, code & 0xFF} else SpoolError
+        raise kind(f"cannot use {self.path}: {error}") from error
 
     def _room(self) -> int:
         """Return how many bytes the file may still grow by."""

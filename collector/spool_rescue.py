@@ -12,14 +12,15 @@ import shutil
 import sqlite3
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from collector.spool import LETTER_COLUMNS, LOG, NOTHING, Spool, SpoolDamagedError, letter_of
+from collector.spool import LETTER_COLUMNS, LOG, NOTHING, Spool, SpoolDamagedError, SpoolFullError, letter_of
 from collector.spool_format import DamagedBatchError, decode_batch
+from park.errors import SpoolError
 
 _logger = logging.getLogger(__name__)
 _Row = TypeVar("_Row")
@@ -72,15 +73,17 @@ def open_or_rescue(spool: Spool) -> tuple[Mapping[str, int], Rescued | None]:
 
     Raises
     ------
+    SpoolFullError
+        If there is no file yet, and no room for one: nothing waits.
     SpoolError
-        If the disk takes or gives nothing.
+        If the disk gives nothing, or what is damaged cannot be mended.
     """
     log = spool.path.with_name(spool.path.name + LOG)
-    frames = _committed_frames(log)
+    frames = _frames(log)
+    if frames.committed > frames.sound:
+        _keep_torn_log(log)
     try:
         spool.open()
-        if frames > spool.log_frames():
-            _keep_torn_log(log)
         return spool.last_times(), None
     except SpoolDamagedError as error:
         rescued = rescue(spool, error)
@@ -93,12 +96,22 @@ def rescue(spool: Spool, why: SpoolDamagedError) -> Rescued:
     Raises
     ------
     SpoolError
-        If the disk takes nothing; what was not taken over is in the file that was set aside.
+        If the disk takes nothing; the damaged file is in its place again then, to be mended when there is room.
     """
     spool.drop()
-    rescued = Rescued(_set_aside(spool.path))
-    _logger.error("the spool is damaged (%s): it is set aside as %s", why, rescued.aside)
+    rescued = Rescued(_renamed(spool.path, _damaged_name(spool.path)))
+    try:
+        return _mend(spool, rescued, why)
+    except SpoolFullError as error:
+        spool.drop()
+        _renamed(rescued.aside, spool.path)
+        raise SpoolError(f"the spool is damaged ({why}), and there is no room to mend it: {error}") from error
+
+
+def _mend(spool: Spool, rescued: Rescued, why: SpoolDamagedError) -> Rescued:
+    """Begin a new file, and take over what can be read of the one that is set aside."""
     spool.open()
+    _logger.error("the spool is damaged (%s): it is set aside as %s", why, rescued.aside)
     with closing(sqlite3.connect(f"{rescued.aside.absolute().as_uri()}?mode=ro", uri=True)) as conn:
         _take_over_batches(conn, spool, rescued)
         letters = _each(conn, _NEXT_LETTER, _last_number(conn, "letter"), lambda row: letter_of((*row[1:], row[0])))
@@ -131,13 +144,20 @@ def _take_over_batches(conn: sqlite3.Connection, spool: Spool, rescued: Rescued)
         rescued.holes.append((before, None))
 
 
-def _set_aside(path: Path) -> Path:
-    """Give a file and its log a name that says that they are damaged; return it."""
-    aside = path.with_name(f"{path.stem}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}{path.suffix}")
-    path.rename(aside)
-    with suppress(FileNotFoundError):
-        path.with_name(path.name + LOG).rename(aside.with_name(aside.name + LOG))
-    return aside
+def _renamed(path: Path, to: Path) -> Path:
+    """Give a file and its log another name, in place of what has it; return it."""
+    path.replace(to)
+    log = to.with_name(to.name + LOG)
+    try:
+        path.with_name(path.name + LOG).replace(log)
+    except FileNotFoundError:
+        log.unlink(missing_ok=True)         # of the file that had the name
+    return to
+
+
+def _damaged_name(path: Path) -> Path:
+    """Return a name beside a file that says that it is damaged, and since when."""
+    return path.with_name(f"{path.stem}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}{path.suffix}")
 
 
 def _each(
@@ -173,28 +193,57 @@ def _last_number(conn: sqlite3.Connection, table: str) -> int | None:
     return row[0] or 0
 
 
-def _committed_frames(log: Path) -> int:
-    """Return how many frames a log has up to the last one that ends a transaction, readable or not."""
+@dataclass(frozen=True)
+class _Frames:
+    """Frames of a log up to the last one that ends a transaction: all, and those that SQLite reads."""
+
+    committed: int = 0
+    sound: int = 0
+
+
+def _frames(log: Path) -> _Frames:
+    """Return how many frames a log has; it is read as SQLite reads it, which needs no room on the disk."""
     try:
         with log.open("rb") as file:
             head = file.read(_LOG_HEAD.size)
             if len(head) < _LOG_HEAD.size:
-                return 0
-            _, _, page_bytes, _, *salts, _, _ = _LOG_HEAD.unpack(head)
-            size, last, frames = log.stat().st_size, 0, 0
-            while file.tell() + _FRAME_HEAD.size + page_bytes <= size:
-                _, pages_after, *of_frame, _, _ = _FRAME_HEAD.unpack(file.read(_FRAME_HEAD.size))
-                file.seek(page_bytes, 1)
-                frames += 1
-                if of_frame == salts and pages_after:       # other salts: left over from before the log began anew
-                    last = frames
-            return last
+                return _Frames()
+            magic, _, page_bytes, _, *salts, sum0, sum1 = _LOG_HEAD.unpack(head)
+            order: Literal["<", ">"] = ">" if magic & 1 else "<"
+            sums = _checksum(order, head[:24], (0, 0))
+            is_sound = sums == (sum0, sum1)
+            committed = sound = number = 0
+            while len(frame := file.read(_FRAME_HEAD.size + page_bytes)) == _FRAME_HEAD.size + page_bytes:
+                number += 1
+                page, pages_after, *of_frame, sum0, sum1 = _FRAME_HEAD.unpack_from(frame)
+                is_of_it = of_frame == salts        # else left over from before the log began anew
+                if is_sound := is_sound and is_of_it and page > 0:
+                    sums = _checksum(order, frame[:8] + frame[_FRAME_HEAD.size:], sums)
+                    is_sound = sums == (sum0, sum1)
+                if is_of_it and pages_after:
+                    committed, sound = number, number if is_sound else sound
+            return _Frames(committed, sound)
     except FileNotFoundError:
-        return 0
+        return _Frames()
+
+
+def _checksum(order: Literal["<", ">"], data: bytes, sums: tuple[int, int]) -> tuple[int, int]:
+    """Return the two running sums of a log after more of its bytes (SQLite, "Database File Format", 4.2)."""
+    first, second = sums
+    words = iter(struct.unpack(f"{order}{len(data) // 4}I", data))
+    for even, odd in zip(words, words, strict=True):
+        first = (first + even + second) & 0xFFFFFFFF
+        second = (second + odd + first) & 0xFFFFFFFF
+    return first, second
 
 
 def _keep_torn_log(log: Path) -> None:
     """Copy a log before SQLite writes over what it could not read."""
-    aside = log.with_name(f"{log.stem}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}{log.suffix}")
-    shutil.copyfile(log, aside)
+    aside = _damaged_name(log)
+    try:
+        shutil.copyfile(log, aside)
+    except OSError as error:        # a full disk: what SQLite cannot read is lost in either case
+        aside.unlink(missing_ok=True)
+        _logger.error("the spool's log %s goes on after a place that cannot be read; no copy is kept: %s", log, error)
+        return
     _logger.error("the spool's log %s goes on after a place that cannot be read: a copy is kept as %s", log, aside)

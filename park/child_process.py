@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -274,7 +275,8 @@ class FolderLock:
                 raise OperationError(f"{self.what} is in use by {who}")
             time.sleep(_LOCK_POLL_S)        # flock has no wait with a limit
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()} {_start_time(os.getpid())}\n".encode())
+        with suppress(OSError):     # a disk that is full: the lock holds, and its holder cannot be named
+            os.write(descriptor, f"{os.getpid()} {_start_time(os.getpid())}\n".encode())
         self._descriptor = descriptor
 
     def is_free(self) -> bool:

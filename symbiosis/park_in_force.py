@@ -11,6 +11,7 @@ Here: keeping and falling back. Not here: reading (`park.load`) and watching (`p
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -19,6 +20,8 @@ from park.errors import ParkError
 from park.load import load_park
 from park.model import Park
 from park.watch import ParkWatch
+
+log = logging.getLogger(__name__)
 
 
 class ParkInForce:
@@ -65,11 +68,15 @@ class ParkInForce:
             watch.refuse(str(self._fault))
 
     def keep(self, watch: ParkWatch) -> None:
-        """Keep the park that is in force now, whole or not at all."""
-        if self._kept is not None:
-            draft = self._kept.with_name(self._kept.name + ".new")
+        """Keep the park that is in force now, whole or not at all; on a full disk what was kept before stays."""
+        if self._kept is None:
+            return
+        draft = self._kept.with_name(self._kept.name + ".new")
+        try:
             draft.write_text(watch.in_force.model_dump_json(by_alias=True), "utf-8")
             draft.replace(self._kept)
+        except OSError as error:
+            log.warning("the park in force cannot be kept in %s for a next start: %s", self._kept, error.strerror)
 
     def _last(self) -> Park | None:
         """Return the park that was kept last; None where there is none, or another version of this program wrote it."""

@@ -7,6 +7,8 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 
 from collector.coverage import Gap
-from collector.spool import Spool, SpoolDamagedError, SpoolSettings
+from collector.spool import Spool, SpoolDamagedError, SpoolFullError, SpoolSettings
 from collector.spool_format import DamagedBatchError, decode_batch, encode_batch, joined
 from collector.spool_rescue import NOTHING, open_or_rescue, rescue
 from park.errors import InputError, SpoolError
@@ -241,6 +243,74 @@ def test_a_disk_that_takes_no_more_loses_nothing_and_is_used_again(folder: Path)
 # -- torn and damaged files -------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def no_room() -> Iterator[None]:
+    """Let no file of this process take anything."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_read_and_what_is_removed_is_not_given_again(folder: Path) -> None:
+    killed_with(folder, 20)
+    with no_room():
+        spool = opened(folder)
+        assert numbers(spool) == list(range(20))
+        assert spool.last_times() == {"M": 19_000_002}
+        spool.remove(spool.head(12))
+        assert numbers(spool) == list(range(4, 20))
+        with pytest.raises(SpoolFullError):
+            spool.append(batch_of(20))
+    spool.append(batch_of(20))
+    assert numbers(spool) == list(range(4, 21))
+    spool.close()
+
+
+def test_a_disk_without_room_for_a_first_file_is_full_until_there_is_some(folder: Path) -> None:
+    with no_room():
+        spool = Spool(SpoolSettings(folder))
+        for _ in range(2):
+            with pytest.raises(SpoolFullError, match="cannot use"):
+                open_or_rescue(spool)
+    spool.append(batch_of(0))
+    assert numbers(spool) == [0]
+    spool.close()
+
+
+def test_damage_on_a_full_disk_waits_for_room(folder: Path) -> None:
+    spool = opened(folder)
+    spool.append(batch_of(0))
+    spool.close()
+    path = folder / "spool.sqlite3"
+    path.write_bytes(b"nothing" * 3000)
+    spool = Spool(SpoolSettings(folder))
+    with no_room(), pytest.raises(SpoolError, match=r"damaged.*no room to mend it") as refused:
+        open_or_rescue(spool)
+    assert not isinstance(refused.value, SpoolFullError)        # else a start would take it for an empty one
+    assert path.read_bytes() == b"nothing" * 3000
+    assert open_or_rescue(spool)[1] is not None
+    spool.append(batch_of(1))
+    assert numbers(spool) == [1]
+    spool.close()
+
+
+def test_a_damaged_log_on_a_full_disk_is_said_though_not_kept(folder: Path, caplog) -> None:
+    killed_with(folder, 10)
+    log = folder / "spool.sqlite3-wal"
+    data = bytearray(log.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    log.write_bytes(data)
+    with no_room():
+        spool = opened(folder)
+        assert 0 < len(numbers(spool)) < 10
+    spool.close()
+    assert "no copy is kept" in caplog.text
+    assert not list(folder.glob("*damaged*"))
+
+
 def test_a_torn_end_of_the_log_is_let_go_and_all_before_it_is_there(folder: Path, caplog) -> None:
     killed_with(folder, 10)
     log = folder / "spool.sqlite3-wal"
@@ -335,8 +405,8 @@ def test_numbers_go_on_in_the_file_that_replaces_a_damaged_one(folder: Path) -> 
     for number in range(3):
         spool.append(batch_of(number))
     head = spool.head(1)
-    (folder / "spool.sqlite3").write_bytes(b"nothing" * 3000)
     spool.drop()
+    (folder / "spool.sqlite3").write_bytes(b"nothing" * 3000)
     rescue(spool, SpoolDamagedError("harmed"))
     spool.append(batch_of(9))
     spool.remove(head)          # of the file before: what is in this one stays

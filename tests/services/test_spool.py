@@ -151,13 +151,13 @@ async def test_a_database_that_does_not_answer_does_not_hold_up_the_sources(
 
 
 @contextmanager
-def small_disk(folder: Path) -> Iterator[Callable[[], None]]:
-    """Let a folder lie on a disk of 150 kB; the function that is given makes it large.
+def small_disk(folder: Path, kilobytes: int = 150) -> Iterator[Callable[[], None]]:
+    """Let a folder lie on a small disk; the function that is given makes it large.
 
     A file system of its own where that may be mounted, else a limit on the size of this process's files.
     """
     folder.mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=150k", "none", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", str(folder)]
     if os.geteuid() == 0 and subprocess.run(mount, check=False, capture_output=True).returncode == 0:
         grow = ["mount", "-o", "remount,size=64m", str(folder)]
         try:
@@ -166,7 +166,7 @@ def small_disk(folder: Path) -> Iterator[Callable[[], None]]:
             subprocess.run(["umount", "-l", str(folder)], check=True)
         return
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 667, before[1]))
     try:
         yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before)
     finally:
@@ -211,6 +211,77 @@ async def test_a_full_spool_goes_on_when_the_database_is_back(broker, postgres_d
             await until_stored(postgres_dsn, 4_000)         # though the disk is as small as it was
             await running.saw("collecting")
     assert rows(postgres_dsn, READINGS) == expected(0, 4_000, "FT1")
+
+
+async def test_a_collector_that_starts_with_a_full_disk_stores_what_it_holds_and_goes_on(
+    broker, postgres_dsn: str, folder: Path
+) -> None:
+    park = park_of(mqtt("FT1"))
+    with small_disk(folder):
+        async with publishing(broker) as publisher:
+            async with refusing(postgres_dsn):
+                process = spawned(park, postgres_dsn, broker.url, str(folder))
+                try:
+                    async with asyncio.timeout(PATIENCE_S):
+                        while in_spool(folder) < 1:         # until it has subscribed
+                            await publisher.send("plant/FT1", readings(0, 1))
+                            await asyncio.sleep(0.05)
+                    await publisher.send("plant/FT1", readings(0, 4_000))       # more than there is room for
+                    await until(lambda: full(folder), "a full disk")
+                finally:
+                    process.kill()
+                    process.wait()
+            assert in_spool(folder) > 100
+            async with collecting(park, postgres_dsn, broker=broker.url, spool=SpoolSettings(folder)):
+                await until_stored(postgres_dsn, 4_000)
+    assert rows(postgres_dsn, READINGS) == expected(0, 4_000, "FT1")
+    assert rows(postgres_dsn, LOST) == []
+
+
+def full(folder: Path) -> bool:
+    """Whether a folder's disk takes no page more."""
+    try:
+        with (folder / "page").open("wb") as file:
+            file.write(bytes(4096))
+    except OSError:
+        return True
+    finally:
+        (folder / "page").unlink(missing_ok=True)
+    return False
+
+
+async def test_a_collector_that_starts_without_room_for_a_spool_runs_to_the_database_alone(
+    broker, postgres_dsn: str, folder: Path, caplog
+) -> None:
+    options = {"broker": broker.url, "spool": SpoolSettings(folder)}
+    with small_disk(folder, kilobytes=4):
+        async with (
+            collecting(park_of(mqtt("FT1")), postgres_dsn, **options) as running, publishing(broker) as publisher
+        ):
+            await publisher.send("plant/FT1", readings(0, 10))
+            await until_stored(postgres_dsn, 10)
+            await running.saw("collecting")
+    assert caplog.text.count("the spool takes nothing") == 1
+
+
+async def test_a_collector_that_starts_with_neither_takes_nothing_until_there_is_room(
+    broker, postgres_dsn: str, folder: Path
+) -> None:
+    options = {"broker": broker.url, "spool": SpoolSettings(folder), "limits": Limits(buffer_rows=100)}
+    with small_disk(folder, kilobytes=4) as grow:
+        async with (
+            refusing(postgres_dsn), collecting(park_of(mqtt("FT1")), postgres_dsn, **options) as running,
+            publishing(broker) as publisher,
+        ):
+            sending = asyncio.create_task(publisher.send("plant/FT1", readings(0, 500)))
+            await until(lambda: any(
+                {"spool", "database"} <= detail.get("for", {}).keys() for _, detail in running.said), "both away")
+            grow()
+            await sending
+            await until_spooled(folder, 500)
+        async with collecting(park_of(mqtt("FT1")), postgres_dsn, **options):
+            await until_stored(postgres_dsn, 500)
+    assert rows(postgres_dsn, READINGS) == expected(0, 500, "FT1")
 
 
 async def test_what_is_left_at_the_end_is_in_the_spool_and_no_error(broker, postgres_dsn: str, folder: Path) -> None:

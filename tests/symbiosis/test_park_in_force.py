@@ -72,3 +72,14 @@ def test_without_a_park_to_fall_back_on_wrong_files_end_it_again_too(folder: Pat
 def test_a_service_by_hand_keeps_nothing(folder: Path) -> None:
     ParkInForce("collect", options(folder, supervised=False, run=None)).load()
     assert list((folder / "data").iterdir()) == []
+
+
+def test_a_park_that_cannot_be_kept_is_worked_with_all_the_same(folder: Path, caplog) -> None:
+    parks = ParkInForce("collect", options(folder))
+    parks.load()
+    kept = folder / "data" / "park-collect.json"
+    before = kept.read_bytes()
+    kept.with_name(kept.name + ".new").mkdir()          # what a full disk does, wherever the test runs
+    assert ParkInForce("collect", options(folder)).load().in_force
+    assert kept.read_bytes() == before
+    assert "the park in force cannot be kept" in caplog.text
