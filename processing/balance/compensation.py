@@ -91,9 +91,9 @@ class Direction:
 class Search:
     """Serial compensation for windows of one pattern; what belongs to a hypothesis is kept between windows."""
 
-    def __init__(self, errors: Hypotheses, rules: Rules) -> None:
+    def __init__(self, errors: Hypotheses, rules: Rules, draws: int = 0) -> None:
         self.errors = errors
-        self.limit = errors.threshold(rules.alpha) if rules.threshold is None else rules.threshold
+        self.limit = errors.threshold(rules.alpha, draws) if rules.threshold is None else rules.threshold
         self.bounds = rules.bounds
         self.most = min(errors.projection.degrees_of_freedom, rules.at_most or errors.count)
         self.per_std = 1.0 / np.sqrt(errors.information)

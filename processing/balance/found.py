@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from processing.balance.bounds import move_inside
 from processing.balance.compensation import Rules, Search, Taken
-from processing.balance.hypotheses import Hypotheses, hypotheses_of
+from processing.balance.hypotheses import DRAWS, Hypotheses, hypotheses_of
 from processing.balance.inputs import Bools, Floats, Ints
 from processing.balance.result import Part, Result
 
@@ -133,7 +133,7 @@ class Table:
         errors = hypotheses_of(part.projection, rules.kinds, rules.never_suspect)
         self.tested.append((errors, part))
         if errors.count:
-            search = Search(errors, rules)
+            search = Search(errors, rules, DRAWS[0] if part.alone else 0)
             self.threshold[part.windows] = search.limit
             for first in range(0, len(part.windows), TOGETHER):
                 some = Part(part.projection, part.windows[first : first + TOGETHER])

@@ -57,7 +57,7 @@ class NonlinearResult(Result):
             search.measured,
             values,
             (at.jacobian @ at.point - at.residual)[None],
-            [Part(projection, np.zeros(1, dtype=np.int64))],
+            [Part(projection, np.zeros(1, dtype=np.int64), alone=True)],
             (0,) if search.bounded else (),
         )
         self.converged = converged

@@ -28,11 +28,16 @@ class Part:
         The factors, or what makes them when first asked for.
     windows
         Numbers of the windows, shape (n_members,).
+    alone
+        Whether the factors serve this one window and no other: std of its own, or constraints linearised in it.
     """
 
-    def __init__(self, projection: Projection | Callable[[], Projection], windows: Ints) -> None:
+    def __init__(
+        self, projection: Projection | Callable[[], Projection], windows: Ints, *, alone: bool = False
+    ) -> None:
         self._projection = projection
         self.windows = windows
+        self.alone = alone
 
     @cached_property
     def projection(self) -> Projection:

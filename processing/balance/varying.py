@@ -55,7 +55,7 @@ class _Varying:
         reconciled = np.empty_like(self.values)
         for members in equal_rows(np.concatenate([self.usable, self.std == 0.0], axis=1)):
             reconciled[members] = self._solve(members)
-        parts = [Part(partial(self._projection, k), np.array([k])) for k in range(len(self.values))]
+        parts = [Part(partial(self._projection, k), np.array([k]), alone=True) for k in range(len(self.values))]
         bounded = [k for k, part in enumerate(parts) if self._keep_inside(k, part, reconciled)]
         return Result(self.values, reconciled, self.rhs, parts, bounded, self.rows.n_rows)
 

@@ -63,6 +63,23 @@ def test_clean_windows_of_a_ring_of_pipes(alpha):
     assert alarms == pytest.approx(alpha, abs=3 * np.sqrt(alpha * (1 - alpha) / 8000))
 
 
+def test_clean_windows_that_each_have_their_own_std():
+    """Their thresholds are simulated with fewer draws, and keep to alpha all the same."""
+    case = NETWORKS["P7"]
+    rng = np.random.default_rng(8)
+    std = case["std"] * np.exp(0.5 * rng.standard_normal((900, case["n_streams"])))
+    true, _ = noisy(case, rng, 1)
+    windows = true + std * rng.standard_normal(std.shape)
+    found = identify_gross_errors(case["incidence"], windows, std, alpha=0.1)
+    alarms = (found.suspects.any(axis=1) | found.leaks.any(axis=1)).mean()
+    assert alarms == pytest.approx(0.1, abs=3 * np.sqrt(0.09 / len(std)))
+    for k in range(5):
+        thorough = identify_gross_errors(prepare(case["incidence"], std[k]), windows[k], alpha=0.1).threshold
+        assert found.threshold[k] == pytest.approx(thorough, abs=0.03)
+        beside_another = identify_gross_errors(case["incidence"], windows[k : k + 2], std[k : k + 2], alpha=0.1)
+        assert beside_another.threshold[0] == found.threshold[k]
+
+
 def test_bounds_only_make_alarms_rarer():
     case = NETWORKS["P15"]
     true, windows = noisy(case, np.random.default_rng(12), 4000)
