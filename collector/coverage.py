@@ -8,6 +8,8 @@ A source may also be there and have nothing to say of a meter: whoever publishes
 readings still in its memory, a server lost its instrument. Such a hole makes a gap of that meter alone, with the cause
 that nothing came; holes that touch each other are one.
 
+Holes are judged by the instruments' times, silence by arrival: a clock that is behind makes nobody silent.
+
 While a source is away, a gap is opened as soon as a reading is overdue, so that the time that is not covered is marked
 even if the source never returns; it is withdrawn if nothing turns out to be missing (a broker kept it all), and once
 what was missing has been filled in (`holes`).
@@ -77,6 +79,7 @@ class Coverage:
 
     def __init__(self, register: Register, grace_s: float = 2.0) -> None:
         self._last: dict[int, int] = {}
+        self._arrived: dict[int, int] = {}           # when the latest reading came
         self._first: dict[int, int] = {}             # of this process, to hold against what is found stored later
         self._resumed: set[int] = set()
         self._own: dict[int, Gap] = {}               # each meter's latest gap of its own
@@ -89,6 +92,7 @@ class Coverage:
         self.holes = Holes()
         self._gaps: dict[str, Gap] = {}              # of which holes are being filled, by key
         self._lay_out(register)
+        self._lay_heirs(register)
 
     def _lay_out(self, register: Register) -> None:
         """Prepare what is asked of each meter."""
@@ -111,13 +115,9 @@ class Coverage:
         earlier = {place for places in self._places.values() for place in places}
         self._lay_out(register)
         self._owed |= dict.fromkeys(set(register.live) - earlier, now_us)
+        self._lay_heirs(register)
         for place in register.dropped:
-            self._last.pop(place, None)
-            if place in self._silent:
-                self._silent.discard(place)
-                gap = self._own[place]
-                gap.ended_us = max(now_us, gap.started_us)
-                self._changed[gap.key] = gap
+            self._leave(place, now_us)
         for source, disturbance in list(self._disturbances.items()):
             disturbance.waiting -= register.dropped
             disturbance.overdue -= register.dropped
@@ -125,6 +125,34 @@ class Coverage:
                 disturbance.gap.ended_us = max(now_us, disturbance.gap.started_us)
                 self._changed[disturbance.gap.key] = disturbance.gap
             self._settle(source, disturbance)
+
+    def _lay_heirs(self, register: Register) -> None:
+        """Note who takes the place of a meter that is read in another way, at the same source, from now on.
+
+        What is on its way for the old place counts for the new one, and the new one's first reading is held against
+        the old one's last: no reading is missing between.
+        """
+        live = {(register.ids[place], register.source[place]): place for place in register.live}
+        self._dropped = register.dropped
+        self._heirs = {old: live[of] for old in register.dropped
+                       if (of := (register.ids[old], register.source[old])) in live}
+
+    def _leave(self, place: int, now_us: int) -> None:
+        """Forget a place that is not collected any more; its heir goes on with what was heard."""
+        heir = self._heirs.get(place)
+        if place in self._silent:
+            self._silent.discard(place)
+            gap = self._own[place]
+            gap.ended_us = max(now_us, gap.started_us)
+            self._changed[gap.key] = gap
+        elif heir is not None and place in self._last and heir not in self._last:
+            self._last[heir], self._arrived[heir] = self._last[place], self._arrived.get(place, self._last[place])
+            for disturbance in self._disturbances.values():
+                for places in (disturbance.waiting, disturbance.overdue):
+                    if place in places:
+                        places.add(heir)
+        for known in (self._last, self._arrived, self._first, self._owed):
+            known.pop(place, None)
 
     def in_gap(self) -> set[str]:
         """Return the sources whose readings are all in a gap that is open."""
@@ -211,9 +239,17 @@ class Coverage:
         if chunk.interruption is not None:
             self._interrupt(chunk.source, chunk.interruption)
         disturbance = self._disturbances.get(chunk.source)
-        last = self._last
-        for place, source_us in zip(chunk.rows.place, chunk.rows.source_us, strict=True):
+        last, arrived = self._last, self._arrived
+        for place, source_us, received_us in zip(
+                chunk.rows.place, chunk.rows.source_us, chunk.rows.received_us, strict=True):
+            if place in self._dropped:
+                if place not in self._heirs:
+                    continue
+                place = self._heirs[place]
             before = last.get(place)
+            if source_us == before:
+                continue                            # delivered again
+            arrived[place] = received_us
             if before is None:
                 self._first[place] = source_us
                 begun_us = self._owed.get(place)
@@ -224,9 +260,9 @@ class Coverage:
                     self._hear(disturbance, chunk.source, place, source_us)
                 elif before is not None and source_us - before > self._skipped_us[place]:
                     self._miss(place, before, source_us)
-                if place in self._silent:
-                    self._hear_again(place, source_us)
                 last[place] = source_us
+            if place in self._silent:
+                self._hear_again(place, source_us if source_us == last[place] else received_us)
         if disturbance is not None and len(chunk.rows):
             self._settle(chunk.source, disturbance)
 
@@ -237,7 +273,7 @@ class Coverage:
             last_us = self._last.get(place, self._owed.get(place))
             if last_us is None or place in marked:
                 continue
-            if now_us - last_us - self._grace_us > self._patience_us[place]:
+            if now_us - self._arrived.get(place, last_us) - self._grace_us > self._patience_us[place]:
                 self._miss(place, last_us, None)
                 self._silent.add(place)
         for source, disturbance in self._disturbances.items():
@@ -301,12 +337,15 @@ class Coverage:
         if next_us is not None:
             self._note_hole(gap, place, last_us, next_us)
 
-    def _hear_again(self, place: int, source_us: int) -> None:
-        """Close the open gap of a meter that is heard again, or withdraw it where nothing was missing."""
+    def _hear_again(self, place: int, until_us: int) -> None:
+        """Close the open gap of a meter that is heard again, or withdraw it where nothing was missing.
+
+        It ends with the reading; or with its arrival, where the meter's clock was put back meanwhile.
+        """
         gap = self._own[place]
         self._silent.discard(place)
-        gap.withdrawn = source_us - gap.started_us <= self._skipped_us[place]
-        gap.ended_us = source_us
+        gap.withdrawn = until_us - gap.started_us <= self._skipped_us[place]
+        gap.ended_us = max(until_us, gap.started_us)
         self._changed[gap.key] = gap
 
     def _judge(self, disturbance: _Disturbance, source: str, place: int, hole_us: tuple[int, int]) -> None:
@@ -343,7 +382,7 @@ class Coverage:
             self._changed[gap.key] = gap
 
     def _is_overdue(self, place: int, now_us: int) -> bool:
-        late_us = now_us - self._last[place] - self._grace_us
+        late_us = now_us - self._arrived.get(place, self._last[place]) - self._grace_us
         return self._periodic[place] and late_us > OVERDUE * self._interval_us[place]
 
     def _widen(self, disturbance: _Disturbance, source: str, started_us: int, ended_us: int | None) -> Gap:

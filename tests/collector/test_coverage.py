@@ -382,3 +382,54 @@ def test_what_a_source_owes_is_settled_once_its_meters_were_heard_or_it_kept_eve
     another = server("A")
     another.advance(chunk(interruption=CONTINUES))
     assert another.is_settled(SERVER, resumed=False)
+
+
+def late_rows(*rows: tuple[float, float]) -> Chunk:
+    """Readings of the first meter: source time and arrival."""
+    columns = Rows()
+    for tick, arrival in rows:
+        columns.add(0, us(tick), us(arrival), 1.0, 0)
+    return Chunk(SERVER, columns)
+
+
+@pytest.mark.parametrize("behind", [6000, -6000])
+def test_a_meter_whose_readings_arrive_is_not_silent_whatever_its_clock_says(behind):
+    book = server("A", stale_after_s=0.3)
+    book.begin(us(-1))
+    book.advance(late_rows((-behind, 0)))
+    book.stored(book.changes())                 # since it was armed, as its clock has it
+    for tick in range(1, 100):
+        book.advance(late_rows((tick - behind, tick)))
+        book.tick(us(tick + 0.5))
+        assert (book.changes(), book.open_gaps()) == ([], {})
+    book.tick(us(103))
+    assert own(book) == [("A", us(99 - behind), None)]
+    assert book.open_gaps() == {SERVER: 1}
+
+
+def test_a_clock_that_is_put_back_makes_no_meter_silent_and_ends_a_silence():
+    book = server("A", stale_after_s=0.3)
+    book.advance(late_rows((0, 0), (1, 1)))
+    for tick in range(2, 50):
+        book.advance(late_rows((tick - 6000, tick)))
+        book.tick(us(tick + 0.5))
+        assert book.changes() == []
+    book.tick(us(60))
+    assert own(book) == [("A", us(1), None)]
+    book.advance(late_rows((61 - 6000, 61)))
+    assert own(book) == [("A", us(1), us(61))]
+    assert not book.open_gaps()
+    book.tick(us(62))
+    assert own(book) == []
+
+
+def test_a_source_that_is_away_owes_readings_by_arrival_too():
+    book = server("A")
+    book.advance(late_rows((-6000, 0)))
+    book.advance(chunk(interruption=BEFORE))
+    book.tick(us(2))
+    assert marked(book) == []
+    book.tick(us(3))
+    assert marked(book) == [(us(-6000), None, "lost")]
+    book.advance(late_rows((3 - 6000, 3.5)))
+    assert marked(book) == [(us(-6000), us(3 - 6000), "lost")]

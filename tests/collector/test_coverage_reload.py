@@ -78,3 +78,58 @@ def test_a_meter_that_returns_begins_anew():
     book.apply(without.after(park_of(*meters("A", "B"))), us(1000))
     book.advance(Chunk(SERVER, rows((0, 1000))))
     assert [gap for gap in gaps(book) if gap[0] == "A"] == []
+
+
+def in_other_unit(*ids: str):
+    return [{**meter, "unit": "kg/h"} for meter in meters(*ids)]
+
+
+def test_what_is_on_its_way_when_a_meter_is_dropped_is_no_gap():
+    register = register_of(park_of(*meters("A", "B")))
+    book = Coverage(register, grace_s=0.0)
+    book.begin(us(0))
+    book.advance(Chunk(SERVER, rows(*((place, tick) for tick in range(100) for place in (0, 1)))))
+    book.apply(register.after(park_of(*meters("B"))), us(100))
+    book.advance(Chunk(SERVER, rows((0, 100), (1, 100))))
+    assert gaps(book) == []
+    assert not book.open_gaps()
+
+
+def test_what_is_on_its_way_when_a_meter_gets_another_unit_is_no_gap_but_what_is_missing_is():
+    register = register_of(park_of(*meters("A")))
+    book = Coverage(register, grace_s=0.0)
+    book.begin(us(0))
+    book.advance(Chunk(SERVER, rows(*((0, tick) for tick in range(100)))))
+    changed = register.after(park_of(*in_other_unit("A")))
+    book.apply(changed, us(99.5))
+    book.advance(Chunk(SERVER, rows((0, 100), (0, 101))))
+    book.advance(Chunk(SERVER, rows((1, 102), (1, 103))))
+    book.tick(us(104))
+    assert gaps(book) == []
+    book.apply(changed.after(park_of(*meters("A"))), us(103.5))     # and back: the first place again
+    book.advance(Chunk(SERVER, rows((1, 104), (0, 105))))
+    assert gaps(book) == []
+    book.apply(changed, us(105.5))
+    book.advance(Chunk(SERVER, rows((1, 109))))
+    assert gaps(book) == [("A", us(105), us(109), NOTHING_CAME)]
+
+
+def test_an_interruption_waits_for_a_meter_that_is_read_in_another_unit_meanwhile():
+    register = register_of(park_of(*meters("A", "B")))
+    book = Coverage(register, grace_s=0.0)
+    book.advance(Chunk(SERVER, rows((0, 0), (1, 0))))
+    book.advance(Chunk(SERVER, interruption=LOST))
+    book.apply(register.after(park_of(*in_other_unit("A"), *meters("B"))), us(1))
+    book.advance(Chunk(SERVER, rows((1, 1), (2, 9))))
+    assert gaps(book) == [(None, us(0), us(9), "lost")]
+
+
+def test_a_meter_that_is_read_elsewhere_begins_anew():
+    register = register_of(park_of(*meters("A")))
+    book = Coverage(register, grace_s=0.0)
+    book.begin(us(0))
+    book.advance(Chunk(SERVER, rows((0, 0))))
+    book.apply(register.after(park_of(opcua("opc.tcp://other", "A", interval_s=0.1))), us(50))
+    book.advance(Chunk(SERVER, rows((0, 1))))
+    book.advance(Chunk("opcua:opc.tcp://other", rows((1, 51))))
+    assert gaps(book) == []
