@@ -5,6 +5,8 @@
                         ▼
                      refused
 
+A source that ends by an error that nobody expected is made anew and begins again; it ends no other (`faults`).
+
 Here: which sources there are, and their tasks. Not here: what a source does (`opcua.client`, `mqtt.client`,
 `sparkplug.client`) and what becomes of readings (`writing`). The main path enters at `Sources.begin`; `prepare` and
 `change` bring it in line with a changed park.
@@ -15,9 +17,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from collector.batches import Batches, Chunk, Interruption
+from collector.faults import Faults, words_of
 from collector.holes import Hole
 from collector.mqtt.broker import Broker, brokers_of
 from collector.mqtt.client import MqttSource
@@ -87,12 +90,31 @@ class Plan:
 
 @dataclass
 class _Running:
-    """A source, what it was made with, and its tasks: receivers stop before the connection that acknowledges."""
+    """A source, what it was made with, and its tasks: receivers stop before the connection that acknowledges.
+
+    Attributes
+    ----------
+    keeper
+        Runs it, and begins it anew after a fault.
+    reading
+        Reads what came from a broker, while its connection stays.
+    group
+        The tasks of the source; None while it does not run.
+    has_failed
+        Whether it ended by a fault, and is to be made anew.
+    """
 
     source: Source
     made_with: OpcuaServer | Broker
-    receivers: list[asyncio.Task[None]] = field(default_factory=list)
-    connections: list[asyncio.Task[None]] = field(default_factory=list)
+    keeper: asyncio.Task[None] | None = None
+    reading: asyncio.Task[None] | None = None
+    group: asyncio.TaskGroup | None = None
+    has_failed: bool = False
+
+    @property
+    def receiver(self) -> asyncio.Task[None] | None:
+        """The task without which nothing more is taken."""
+        return self.keeper if isinstance(self.source, OpcuaSource) else self.reading
 
 
 class Sources:
@@ -110,7 +132,9 @@ class Sources:
         self._reach = reach
         self._out = outflow
         self._running: dict[str, _Running] = {}
+        self._plan: Plan | None = None
         self._group: asyncio.TaskGroup | None = None
+        self._ending = False
 
     def prepare(self, park: Park, register: Register) -> Plan:
         """Return the sources of a park; nothing is changed and no connection made.
@@ -134,19 +158,20 @@ class Sources:
 
     def make(self, plan: Plan) -> None:
         """Make the sources of the collector's first park; they do nothing before `begin`."""
+        self._plan = plan
         for name in sorted(plan.names):
             self._running[name] = self._made(name, plan)
 
     def begin(self, group: asyncio.TaskGroup) -> None:
         """Let all sources run in tasks of a group."""
         self._group = group
-        for running in self._running.values():
-            self._start(running, group)
+        for name in self._running:
+            self._start(name, group)
 
     def fill(self, hole: Hole, done: Callable[[Hole, bool], None]) -> None:
         """Have a hole filled by its source, and tell whether it is; none but a server's history can."""
         running = self._running.get(hole.source)
-        if running is not None and isinstance(running.source, OpcuaSource):
+        if running is not None and running.group is not None and isinstance(running.source, OpcuaSource):
             running.source.fill(hole, done)
         else:
             done(hole, False)
@@ -157,11 +182,12 @@ class Sources:
         Returns when those that stay were answered, or are away.
         """
         assert self._group is not None
+        self._plan = plan
         gone = [name for name in self._running if name not in plan.names or self._is_other(name, plan)]
         ended = [self._running.pop(name) for name in gone]
         staying = list(self._running)
-        await end(task for running in ended for task in running.receivers)
-        await end(task for running in ended for task in running.connections)
+        await end(running.receiver for running in ended)
+        await end(running.keeper for running in ended)
         for name in gone:
             if name in plan.names:
                 why = Interruption("it is reached in another way from now on", kept=protocol_of(name) == MQTT)
@@ -170,7 +196,7 @@ class Sources:
                 self._out.statuses[name].become(State.STOPPED, "no meter of the park is there any more")
         for name in sorted(plan.names - self._running.keys()):
             self._running[name] = self._made(name, plan)
-            self._start(self._running[name], self._group, may_fail=True)
+            self._start(name, self._group, may_fail=True)
         await asyncio.gather(*(self._apply(name, plan) for name in staying))
 
     async def armed(self) -> None:
@@ -186,65 +212,129 @@ class Sources:
 
     async def end_receivers(self) -> None:
         """Take nothing more; connections to brokers stay, to hear what became durable."""
-        await end(task for running in self._running.values() for task in running.receivers)
+        self._ending = True
+        await end(running.receiver for running in self._running.values())
 
     async def end_connections(self) -> None:
         """Leave the brokers."""
-        await end(task for running in self._running.values() for task in running.connections)
+        await end(running.keeper for running in self._running.values())
 
     # -- one source -------------------------------------------------------------------------------------------------
 
     def _made(self, name: str, plan: Plan) -> _Running:
         """Return a source with its status, not running yet."""
-        out, protocol = self._out, protocol_of(name)
-        status = out.statuses[name] = SourceStatus(name, protocol, out.clock.now, lambda _: out.on_change())
+        out = self._out
+        out.statuses[name] = SourceStatus(name, protocol_of(name), out.clock.now, lambda _: out.on_change())
+        return _Running(self._source(name, plan), _made_with(name, plan))
+
+    def _source(self, name: str, plan: Plan) -> Source:
+        out, protocol, status = self._out, protocol_of(name), self._out.statuses[name]
         if protocol == OPCUA:
-            server, at, tags = plan.servers[name]
-            return _Running(OpcuaSource(at, tags, out.batches, status, out.rejections, out.clock, out.keeping),
-                            server)
+            _, at, tags = plan.servers[name]
+            return OpcuaSource(at, tags, out.batches, status, out.rejections, out.clock, out.keeping)
         broker = plan.brokers[name]
         if protocol == MQTT:
             topics = Topics(rules_of(plan.register, name), out.rejections, name)
-            return _Running(MqttSource(broker, topics, out.batches, status, out.clock), broker)
-        host = Host(plan.register, out.rejections, name)
-        return _Running(SparkplugSource(broker, host, out.batches, status, out.clock), broker)
+            return MqttSource(broker, topics, out.batches, status, out.clock)
+        return SparkplugSource(broker, Host(plan.register, out.rejections, name), out.batches, status, out.clock)
 
-    def _start(self, running: _Running, group: asyncio.TaskGroup, *, may_fail: bool = False) -> None:
+    def _start(self, name: str, group: asyncio.TaskGroup, *, may_fail: bool = False) -> None:
         """Let a source run; one that `may_fail` is said and left alone where its server is of no use."""
-        source = running.source
-        if isinstance(source, OpcuaSource):
-            work = self._unless_useless(source) if may_fail else source.run()
-            running.receivers.append(group.create_task(work, name=source.endpoint.source))
-        else:
-            running.connections.append(group.create_task(source.run(), name=source.name))
-            running.receivers.append(group.create_task(source.read(), name=f"{source.name} messages"))
+        running = self._running[name]
+        running.keeper = group.create_task(self._keep(name, running, may_fail=may_fail), name=name)
 
-    async def _unless_useless(self, source: OpcuaSource) -> None:
-        """Run a server's source; one that cannot keep what its meters need does not end the collection of others."""
+    async def _keep(self, name: str, running: _Running, *, may_fail: bool) -> None:
+        """Run a source until it is cancelled, and begin it anew after a fault; none ends the collection of others.
+
+        Raises
+        ------
+        SourceError
+            If a server, at the start of the collector, cannot keep what its meters need; in a group.
+        """
+        faults = Faults(self._out.statuses[name])
+        while True:
+            try:
+                if running.has_failed:
+                    self._remake(name, running)
+                await self._run(running)
+            except Exception as error:      # whatever it is: said, counted, and no other source's affair
+                if useless := _useless(error):
+                    if not may_fail:
+                        raise
+                    self._out.statuses[name].become(State.WAITING, useless)
+                    _logger.error("%s is not collected: %s", name, useless)
+                    return
+                wait_s = faults.take(error)
+                self._interrupted(name, words_of(error))
+                running.has_failed = may_fail = True
+            task = asyncio.current_task()
+            if self._ending or (task is not None and task.cancelling()):    # a group that fails keeps that to itself
+                return
+            await asyncio.sleep(wait_s)
+            faults.begin()
+
+    async def _run(self, running: _Running) -> None:
+        """Run the tasks of a source; none ends by itself."""
+        source = running.source
         try:
-            await source.run()
-        except* SourceError as group:
-            reason = "; ".join(str(error) for error in group.exceptions)
-            self._out.statuses[source.endpoint.source].become(State.WAITING, reason)
-            _logger.error("%s is not collected: %s", source.endpoint.source, reason)
+            async with asyncio.TaskGroup() as running.group:
+                if isinstance(source, OpcuaSource):
+                    await source.run()
+                else:
+                    running.reading = running.group.create_task(source.read(), name=f"{source.name} messages")
+                    await source.run()
+            raise RuntimeError("a source has ended by itself")
+        finally:
+            running.group = None
+
+    def _interrupted(self, name: str, why: str) -> None:
+        """Note that a source has ended: what it had taken and not handed on may be missing."""
+        self._out.statuses[name].become(State.WAITING, why)
+        self._out.batches.put_now(Chunk(name, interruption=Interruption(why, kept=protocol_of(name) == MQTT)))
+
+    def _remake(self, name: str, running: _Running) -> None:
+        """Make a source anew, as the park of today has it; nothing that the old one knew is trusted."""
+        assert self._plan is not None
+        armed = running.source.armed            # somebody may be waiting for it
+        running.source = self._source(name, self._plan)
+        running.source.armed = armed
+        running.has_failed = False
 
     def _is_other(self, name: str, plan: Plan) -> bool:
         """Whether a source is reached in another way now, so that it has to begin anew."""
-        wanted = plan.servers[name][0] if name in plan.servers else plan.brokers[name]
-        return self._running[name].made_with != wanted
+        return self._running[name].made_with != _made_with(name, plan)
 
     async def _apply(self, name: str, plan: Plan) -> None:
-        """Let a source that stays take its difference."""
-        source = self._running[name].source
-        if isinstance(source, OpcuaSource):
-            await source.apply(plan.servers[name][2])
+        """Let a source that stays take its difference, as one of its tasks; one that begins anew has it then."""
+        running = self._running[name]
+        source = running.source
+        if running.group is None:
+            return
+        work = source.apply(plan.servers[name][2]) if isinstance(source, OpcuaSource) else source.apply(plan.register)
+        try:
+            applying = running.group.create_task(work, name=f"{name} change")
+        except RuntimeError:                    # it is just ending by a fault
+            work.close()
         else:
-            await source.apply(plan.register)
+            await asyncio.wait([applying])
 
 
-async def end(tasks: Iterable[asyncio.Task[None]]) -> None:
+def _made_with(name: str, plan: Plan) -> OpcuaServer | Broker:
+    """Return the settings of a source."""
+    return plan.servers[name][0] if name in plan.servers else plan.brokers[name]
+
+
+def _useless(error: Exception) -> str:
+    """Return why a server is of no use, if that is what was raised; else nothing."""
+    if not isinstance(error, ExceptionGroup):
+        return str(error) if isinstance(error, SourceError) else ""
+    reasons = [_useless(inner) for inner in error.exceptions]
+    return "; ".join(reasons) if all(reasons) else ""
+
+
+async def end(tasks: Iterable[asyncio.Task[None] | None]) -> None:
     """Cancel tasks and wait until they have said goodbye to whom they were connected."""
-    ending = list(tasks)
+    ending = [task for task in tasks if task is not None]
     for task in ending:
         task.cancel()
     if ending:

@@ -44,6 +44,10 @@ class SourceStatus:
         How often it began to receive.
     heard_us
         When it was last heard, keep-alives included [us]; None where only the state tells that it is there.
+    faults
+        How often it ended by an error that nobody expected, and began anew.
+    is_in_doubt
+        Whether somebody behind it may be gone: that it is there says nothing of its meters.
     """
 
     source: str
@@ -58,6 +62,8 @@ class SourceStatus:
     readings: int = 0
     connects: int = 0
     heard_us: int | None = None
+    faults: int = 0
+    is_in_doubt: bool = False
 
     def __post_init__(self) -> None:
         self.since = self.now()
