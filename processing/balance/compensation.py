@@ -1,5 +1,8 @@
 """The search for several gross errors in one window: serial compensation.
 
+With other errors taken out, more may be alike than before: of three meters in a loop, any two explain what two of them
+do. What could stand in the place of an error, the others taken, is named with it (`Search.alternatives`).
+
 Here: `Search`, which takes out the likeliest error, computes all statistics anew, and goes on. Not here: what can be
 wrong (hypotheses.py), windows and the shape of the answer (gross.py).
 
@@ -23,6 +26,13 @@ import numpy as np
 
 from processing.balance.hypotheses import SPENT, Hypotheses
 from processing.balance.inputs import Bools, Floats, Ints
+
+
+ALIKE = 1e-6
+"""Explanations whose likelihoods differ by less of themselves are the same; the first of them is taken."""
+
+Members = list[tuple[int, float]]
+"""Hypotheses that no balance can tell apart, each with its size where that of the one taken is one."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +115,8 @@ class Search:
         self.firmness = np.zeros(errors.count) if self.width is None else 12.0 / np.square(self.width)
         self._raw: dict[int, tuple[Floats, Floats]] = {}
         self._first: dict[int, Direction] = {}
-        self._members: dict[int, list[tuple[int, float]]] = {}
+        self._members: dict[int, Members] = {}
+        self._slack = self.limit * np.nan_to_num(errors.projection.std) if self.bounds is not None else np.zeros(0)
 
     def run(self, scores: Floats, reconciled: Floats, measured: Floats) -> Taken:
         """Take errors out of one window until none is above the limit."""
@@ -151,7 +162,24 @@ class Search:
         more = np.asarray((rest * rest > bar).any(axis=1), dtype=np.bool_)
         return steps, more if self.most > 1 else np.zeros_like(more)
 
-    def members(self, chosen: int) -> list[tuple[int, float]]:
+    def alternatives(self, taken: list[int]) -> list[Members]:
+        """Return for each error taken what could stand in its place; with bounds on all, likelihood tells them apart."""
+        if len(taken) < 2 or self.width is not None:
+            return [self.members(h) for h in taken]
+        return [self._in_place_of(h, [other for other in taken if other != h]) for h in taken]
+
+    def _in_place_of(self, chosen: int, others: list[int]) -> Members:
+        """Return what is like `chosen` once `others` are taken out, itself among them."""
+        left, basis = self.errors.information, []
+        for h in others:
+            basis.append(self._orthogonal(h, basis))
+            left = left - basis[-1].spends
+        own = self._orthogonal(chosen, basis)
+        alike = (left > self.spent) & (own.spends >= (1.0 - ALIKE) * left)
+        alike[others] = False
+        return [(h, float(own.response[chosen] / own.response[h])) for h in np.flatnonzero(alike).tolist()]
+
+    def members(self, chosen: int) -> Members:
         """Return the hypotheses of one group, each with its size where that of `chosen` is one."""
         if chosen not in self._members:
             errors = self.errors
@@ -165,7 +193,11 @@ class Search:
         above = np.flatnonzero(score * score > self.limit**2 * information)
         above = above[information[above] > self.spent[above]]
         above = above[[h not in taken for h in above]] if taken else above
-        order: list[int] = above[np.argsort(-self._evidence(score, information, pull, above), kind="stable")].tolist()
+        evidence = self._evidence(score, information, pull, above)
+        first = np.argsort(-evidence, kind="stable")
+        falls = -np.diff(evidence[first]) > ALIKE * abs(evidence[first[:-1]])
+        rank = np.append(0, np.cumsum(falls))[: len(first)]     # what differs by rounding alone has one rank
+        order: list[int] = above[first[np.lexsort((above[first], rank))]].tolist()
         return order
 
     def _evidence(self, score: Floats, information: Floats, pull: Floats, which: Ints) -> Floats:
@@ -205,11 +237,15 @@ class Search:
         return Direction(unit, unit * self.leads, unit**2, relief / length, length)
 
     def _inside(self, x: Floats, step: float, relief: Floats) -> bool:
-        """Whether reconciled values keep the bounds after one more step."""
+        """Whether one more step moves no reconciled value out of its bounds, or further out.
+
+        Noise does not count: a line that stands still is below zero in half of all windows.
+        """
         if self.bounds is None:
             return True
         moved = x + step * relief
-        return not ((moved < self.bounds[0]) | (moved > self.bounds[1])).any()
+        low, high = self.bounds
+        return not (((moved < low - self._slack) & (moved < x)) | ((moved > high + self._slack) & (moved > x))).any()
 
     def _between(self) -> tuple[Floats | None, Floats | None]:
         """Return the width and the middle of each bias' bounds, shape (n_hypotheses,); None unless all are known."""

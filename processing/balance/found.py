@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from processing.balance.bounds import move_inside
-from processing.balance.compensation import Rules, Search, Taken
+from processing.balance.compensation import Members, Rules, Search, Taken
 from processing.balance.hypotheses import DRAWS, Hypotheses, hypotheses_of
 from processing.balance.inputs import Bools, Floats, Ints
 from processing.balance.result import Part, Result
@@ -78,10 +78,13 @@ class Found:
         return self.classes_of(0) if self._table.tested else []
 
     def classes_of(self, window: int) -> list[list[tuple[str, int]]]:
-        """Return the groups that the balances cannot tell apart with the meters of one window."""
+        """Return the groups that the balances cannot tell apart with the meters of one window.
+
+        Where several errors were found, also those of which it takes as many as were found, whichever they are.
+        """
         for hypotheses, part in self._table.tested:
             if window in part.windows:
-                return hypotheses.classes()
+                return hypotheses.classes(self._table.tied.get(window, ()))
         raise IndexError(f"no window {window}")
 
     @cached_property
@@ -127,6 +130,7 @@ class Table:
         self.measured = result.measured.reshape(by_stream)
         self.statistic, self.threshold = np.zeros(n_windows), np.full(n_windows, np.inf)
         self.tested: list[tuple[Hypotheses, Part]] = []
+        self.tied: dict[int, list[list[int]]] = {}      # by window with several errors: what is like each of them
 
     def search(self, part: Part, rules: Rules) -> None:
         """Search the windows of one pattern, some at a time."""
@@ -166,7 +170,7 @@ class Table:
             direction = search.direction(h)
             self.reconciled[alone] += step[:, None] * direction.relief
             length = direction.response[h]
-            self._enter(alone, h, step / length, 1.0 / length, search)
+            self._enter(alone, h, step / length, 1.0 / length, search, search.members(h))
         return np.sort(np.concatenate(left)) if left else alarmed
 
     def _keep_inside(self, part: Part, bounds: tuple[Floats, Floats]) -> None:
@@ -179,17 +183,22 @@ class Table:
     def _write(self, window: int, taken: Taken, search: Search) -> None:
         """Enter what was taken out of one window, for every member of each group."""
         self.reconciled[window] = taken.reconciled
-        for chosen, size, spread in zip(taken.errors, taken.sizes, taken.spreads, strict=True):
-            self._enter(window, chosen, size, spread, search)
+        alternatives = search.alternatives(taken.errors)
+        for chosen, size, spread, alike in zip(taken.errors, taken.sizes, taken.spreads, alternatives, strict=True):
+            self._enter(window, chosen, size, spread, search, alike)
+        if len(taken.errors) > 1:
+            self.tied[window] = [[h for h, _ in alike] for alike in alternatives]
 
-    def _enter(self, windows: Any, chosen: int, size: Any, spread: Any, search: Search) -> None:
-        """Enter one error of one window or several, for every member of its group."""
+    def _enter(self, windows: Any, chosen: int, size: Any, spread: Any, search: Search, alike: Members) -> None:
+        """Enter one error of one window or several, for everything that is like it and not entered already."""
         errors = search.errors
         biases = len(errors.streams)
         if chosen < biases:
             self.compensated[windows, errors.streams[chosen]] = True
-        for h, share in search.members(chosen):
+        for h, share in alike:
             kind, at = (0, errors.streams[h]) if h < biases else (1, errors.nodes[h - biases])
+            if h != chosen and np.any((self.suspects, self.leaks)[kind][windows, at]):
+                continue
             (self.suspects, self.leaks)[kind][windows, at] = True
             self.size[kind][windows, at] = size * share
             self.spread[kind][windows, at] = spread * abs(share)

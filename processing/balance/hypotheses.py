@@ -11,7 +11,7 @@ a_h' L r / a_h' L a_h. For one bias and independent meters z_h is the measuremen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -118,11 +118,17 @@ class Hypotheses:
         first = np.unique(self.group[order], return_index=True)[1]
         return order[first]
 
-    def classes(self) -> list[list[tuple[str, int]]]:
-        """Return the groups of more than one hypothesis, as lists of ("stream", j) and ("node", i)."""
+    def classes(self, tied: Iterable[Sequence[int]] = ()) -> list[list[tuple[str, int]]]:
+        """Return the groups of more than one hypothesis, as lists of ("stream", j) and ("node", i).
+
+        `tied` joins groups that other errors, taken out, have made alike.
+        """
+        group = self.group.copy()
+        for some in tied:
+            group[np.isin(group, group[list(some)])] = group[list(some)].min()
         members: dict[int, list[int]] = {}
-        for hypothesis, group in enumerate(self.group.tolist()):
-            members.setdefault(group, []).append(hypothesis)
+        for hypothesis, number in enumerate(group.tolist()):
+            members.setdefault(number, []).append(hypothesis)
         return [[self.name(h) for h in group] for group in members.values() if len(group) > 1]
 
     def threshold(self, alpha: float, draws: int = 0) -> float:

@@ -243,6 +243,37 @@ def test_what_no_balance_can_tell_is_named_whole():
     assert both.classes_of(0) == both.classes
 
 
+def test_what_no_balance_can_tell_once_others_are_taken_out_is_named_with_them():
+    """Of the three meters of a loop, any two explain what two of them do: window by window and all together."""
+    ends = [(0, 1), (1, 2), (2, 3), (3, 0), (3, 4), (4, 1), (4, 2)]
+    matrix = np.zeros((5, 7))
+    for stream, (start, end) in enumerate(ends):
+        matrix[start, stream], matrix[end, stream] = -1.0, 1.0
+    true = prepare(matrix, 1.0).reconcile(np.linspace(60.0, 90.0, 7)).reconciled
+    windows = true + np.random.default_rng(3).standard_normal((200, 7))
+    windows[:, 4] += 30.0
+    windows[:, 6] += 18.0
+    together = identify_gross_errors(matrix, windows, 1.0, hypotheses=("bias",))
+    assert together.suspects[:, [2, 4, 6]].all()
+    assert together.classes == [[("stream", 2), ("stream", 4), ("stream", 6)]]
+    assert (together.compensated.sum(axis=1) == 2).mean() > 0.95
+    assert together.suspects[:, [0, 1, 3, 5]].any(axis=1).mean() < 0.05
+    for k in range(0, 200, 10):
+        alone = identify_gross_errors(matrix, windows[k], 1.0, hypotheses=("bias",))
+        np.testing.assert_array_equal(alone.suspects, together.suspects[k])
+        np.testing.assert_array_equal(alone.compensated, together.compensated[k])
+        if alone.compensated[[4, 6]].all():
+            np.testing.assert_allclose(alone.bias[[4, 6]], [30.0, 18.0], atol=8.0)
+
+
+def test_a_line_that_stands_still_hides_no_error():
+    """Half of its windows are below zero by noise, which no step of the search is to blame for."""
+    windows = np.array([110.0, 100.0, 0.0, 0.0]) + 0.5 * np.random.default_rng(1).standard_normal((400, 4))
+    for matrix in ([[1, -1, 0, 0], [0, 0, 1, -1]], [[1, -1, -1, 0], [0, 0, 1, -1]]):
+        found = identify_gross_errors(matrix, windows, 0.5, hypotheses=("bias",), bounds=(0.0, np.inf))
+        assert found.suspects.any(axis=1).all()
+
+
 def test_signs_within_a_class():
     """A meter that reads too much before, or too little behind: opposite signs, one statistic."""
     found = identify_gross_errors([[1.0, -1.0]], [10.0, 12.0], [0.1, 0.1], hypotheses=("bias",))
