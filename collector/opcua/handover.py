@@ -134,7 +134,7 @@ class Handover:
         name = hashlib.sha256(owner.source.encode()).hexdigest()[:16]
         self._file = None if folder is None else folder / FOLDER / f"{name}-{owner.session}.json"
         self._handle: int | None = None         # of the position's file
-        self._said = False
+        self.is_behind = False                  # what was to be noted is not: the disk took nothing
 
     def read(self) -> tuple[Left, Position] | None:
         """Return what an earlier collector left at the server, and how far it was; None if nothing of use."""
@@ -152,7 +152,7 @@ class Handover:
         return left, Position(durable_to if is_of_it else 0, bool(settled), max(0.0, time.time() - asked_at))
 
     async def write(self, left: Left) -> None:
-        """Note what is at the server now; on a disk that takes nothing, what was noted before stays."""
+        """Note what is at the server now; where the disk takes nothing, what was noted before stays."""
         if self._file is None:
             return
         document = {"version": _VERSION, "owner": vars(self._owner)} | _document_of(left)
@@ -161,10 +161,12 @@ class Handover:
             if self._handle is None:
                 self._handle = os.open(self._position_file(self._file), os.O_WRONLY | os.O_CREAT, 0o600)
         except OSError as error:
-            if not self._said:
-                _logger.warning("%s: what is at the server cannot be noted for a next collector: %s",
+            if not self.is_behind:
+                _logger.warning("%s: what is at the server cannot be noted for a next collector: %s; tried again",
                                 self._owner.source, error)
-            self._said = True
+            self.is_behind = True
+        else:
+            self.is_behind = False
 
     def note(self, subscription: Subscription, *, settled: bool) -> None:
         """Note how far readings are durable, before that is acknowledged; too old a position does no harm."""

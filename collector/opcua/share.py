@@ -46,7 +46,7 @@ class Share:
         self.tags: Mapping[str, Tag] = {}
         self.away: str | None = ""              # why it is not receiving, empty before the first try; None: it is
         self._source = source
-        self._subscriber = Subscriber(source.endpoint.source, source.values, server)
+        self._subscriber = Subscriber(source.endpoint.source, source.values, server, source.namespaces)
         self.historian = Historian(source.endpoint.source, source.values, source.batches, source.clock)
         self._nameplates = Nameplates(source.endpoint.source, server.items_per_call)
         self._subscription: Subscription | None = None
@@ -259,12 +259,13 @@ class Share:
             await cancel(tasks)
 
     async def _keep_in_line(self, connection: Connection, subscription: Subscription) -> None:
-        """Ask for what is wanted when that changes, and again for what was refused, ever more seldom."""
+        """Ask for what is wanted when that changes, and again, ever more seldom, for what was refused or not noted."""
         backoff = Backoff(RETRY_BAD_FIRST_S, RETRY_BAD_LONGEST_S)
         while True:
             await self._nameplates.compare(connection, subscription)
             try:
-                async with asyncio.timeout(backoff.next() if subscription.refused else None):
+                tries_again = subscription.refused or self._handover.is_behind
+                async with asyncio.timeout(backoff.next() if tries_again else None):
                     await self._wanted.wait()
                 backoff.reset()
             except TimeoutError:
@@ -272,7 +273,7 @@ class Share:
             self._wanted.clear()
             before = subscription.numbers
             await self._subscriber.align(connection, subscription, self.tags)
-            if subscription.numbers != before:
+            if subscription.numbers != before or self._handover.is_behind:
                 await self._leave_note(connection, subscription)
             self._tell(None)
 

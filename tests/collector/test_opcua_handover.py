@@ -124,7 +124,14 @@ def test_a_disk_that_takes_nothing_is_said_once_and_stops_nothing(tmp_path, capl
         asyncio.run(handover.write(left()))
         handover.note(left().subscription, settled=True)
     assert caplog.text.count("what is at the server cannot be noted for a next collector") == 1
+    assert handover.is_behind
     assert handover.read() is None
+    (tmp_path / FOLDER).unlink()
+    asyncio.run(handover.write(left()))
+    handover.note(left().subscription, settled=True)
+    handover.close()
+    assert not handover.is_behind
+    assert handover.read() is not None
 
 
 async def test_nothing_is_settled_while_an_interruption_waits_in_memory():

@@ -16,6 +16,7 @@ import psycopg
 import pytest
 
 from collector.batches import NOT_RUNNING, Interruption
+from collector.opcua import share
 from collector.opcua.handover import FOLDER, Handover, Keeping
 from collector.opcua.session import Connection
 from collector.opcua.tags import HELD_S
@@ -260,6 +261,21 @@ async def test_a_source_that_is_stopped_with_readings_that_nobody_takes_leaves_t
         await running.got(4)
     assert seen(running) == expected(1, 2)
     assert server.subscriptions == []
+
+
+async def test_what_a_full_disk_did_not_take_is_noted_once_it_has_room(opcua_server, killed, tmp_path, monkeypatch):
+    monkeypatch.setattr(share, "RETRY_BAD_FIRST_S", 0.05)
+    server = await opcua_server(["FT1", "FT2"])
+    (tmp_path / FOLDER).write_text("in the way")
+    async with killed(server.url, TAGS, keeping=Keeping(tmp_path)) as running:
+        await push(server, 1)
+        await received(running, 2)
+        (tmp_path / FOLDER).unlink()
+        await until(lambda: any(tmp_path.glob(f"{FOLDER}/*.position")), "the note")
+        await push(server, 2)
+        await received(running, 4)
+    async with sourcing(server.url, TAGS, keeping=Keeping(tmp_path)) as running:
+        await has_seen(running, expected(1, 2))
 
 
 async def test_a_secured_session_of_a_user_is_taken_up(node_opcua, killed, tmp_path, monkeypatch):
