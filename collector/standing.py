@@ -159,10 +159,13 @@ class Standing:
         return sources, self._meter_rows(as_of_us)
 
     def _hear(self) -> None:
-        """Note which sources are there: a broker's while it is connected, a server's when it last said so."""
+        """Note which sources are there: a broker's while it is connected, a server's when it last said so.
+
+        A broker speaks for the nodes behind it; while one of them may be dead, it does not.
+        """
         now_us = self.now_us()
         for status in self.statuses.values():
-            if status.state is State.RECEIVING:
+            if status.state is State.RECEIVING and not status.is_in_doubt:
                 self._completeness.hear(status.source, status.heard_us or now_us)
 
     def _meter_rows(self, as_of_us: int) -> list[MeterMarkRow]:

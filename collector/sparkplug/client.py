@@ -32,6 +32,7 @@ from collector.times import micros_of_seconds
 from park.clock import RunClock
 
 MESSAGES_A_CHUNK = 50           # read at once: some 5 ms of the event loop where each holds 100 metrics
+IDLE_S = 1.0                    # wall; so often the host looks at the time, with nothing that it waits for
 _AT_LEAST_ONCE = 1              # STATE is published so, retained
 _NOT_IN_A_LEVEL = re.compile(r"[/+#]")
 
@@ -51,7 +52,7 @@ class _HostLink(Link):
 
     def __init__(self, broker: Broker, topics: Sequence[str], inbox: Inbox) -> None:
         self._state_topic = state_topic(host_id_of(broker))
-        self._since_ms = int(time.time() * 1000)        # one for will and birth, as the specification has it
+        self.since_ms = int(time.time() * 1000)         # one for will and birth, as the specification has it
         super().__init__(replace(broker, client_id=f"{broker.client_id}-sparkplug"),
                          [self._state_topic, *topics], inbox)
 
@@ -74,7 +75,7 @@ class _HostLink(Link):
         super()._leave(client)
 
     def _state(self, *, online: bool) -> bytes:
-        return json.dumps({"online": online, "timestamp": self._since_ms}).encode()
+        return json.dumps({"online": online, "timestamp": self.since_ms}).encode()
 
 
 class SparkplugSource(BrokerSource):
@@ -112,15 +113,19 @@ class SparkplugSource(BrokerSource):
         before = self._host.topics
         self._host.apply(register)
         await self._subscribe_anew(before, self._host.topics)
+        if self._link is not None:
+            self._host.ask_unknown(self._now_us(), time.monotonic())
+            self._status.is_in_doubt = self._host.is_in_doubt
 
     async def read(self) -> None:
         """Turn messages into rows, node by node in their order, and send the commands that follow."""
         while True:
             due_s = self._host.due_in(time.monotonic())
-            some = due_s is None or await self._inbox.filled_within(due_s)
+            some = await self._inbox.filled_within(IDLE_S if due_s is None else min(due_s, IDLE_S))
             parcels = await self._inbox.take(MESSAGES_A_CHUNK) if some else []
             for chunk in self._chunks(parcels):
                 await self._batches.put(chunk)
+            self._status.is_in_doubt = self._host.is_in_doubt       # with what a doubt led to on its way
             if parcels:
                 await self._hurry_if_stalled(parcels[-1].link)
             await asyncio.sleep(0)              # nothing above waits in a flood: it is the writer's turn
@@ -135,7 +140,7 @@ class SparkplugSource(BrokerSource):
                     self._hear_state(message)
                 else:
                     self._host.receive(message.topic, message.payload, received_us, now, retained=message.retained)
-        self._host.tick(now)
+        self._host.tick(now, self._now_us(), caught_up=not len(self._inbox))
         segments, commands = self._host.take()
         if self._link is not None and not self._leaving:
             for command in commands:
@@ -150,12 +155,17 @@ class SparkplugSource(BrokerSource):
         return chunks
 
     def _hear_state(self, message: Publish) -> None:
-        """Correct what the broker says of us: the will of a connection before this one may come late."""
+        """Hear our own STATE: that of this connection is newer than what the broker kept for us, an offline one wrong.
+
+        The will of a connection before this one may come late.
+        """
         try:
             said = json.loads(message.payload)
         except ValueError:
             said = None
         online = isinstance(said, dict) and said.get("online") is True
+        if online and isinstance(self._link, _HostLink) and said.get("timestamp") == self._link.since_ms:
+            self._host.confirmed(time.monotonic())
         if not online and not self._leaving:
             self._tell(online=True)
 
@@ -167,9 +177,19 @@ class SparkplugSource(BrokerSource):
         return _HostLink(self.broker, self._host.topics, self._inbox)
 
     def _connected(self, link: Link) -> None:
+        self._host.connected(self._now_us(), time.monotonic())
+        self._status.is_in_doubt = self._host.is_in_doubt
         super()._connected(link)
         if not self._leaving:
             self._tell(online=True)
+
+    def _lost(self, reason: str) -> None:
+        if self._status.state is State.RECEIVING:
+            self._host.lost(self._now_us())
+        super()._lost(reason)
+
+    def _now_us(self) -> int:
+        return micros_of_seconds(self._clock.now())
 
     def _tell(self, *, online: bool) -> None:
         """Publish STATE, if there is a connection."""

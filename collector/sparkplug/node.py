@@ -1,6 +1,6 @@
 """What is known of one edge node: its meters, and the metrics that its BIRTHs declared.
 
-Not here: the order of its messages (`order`), and what follows from them (`host`).
+Not here: the order of its messages (`order`), whether it lives (`doubt`), and what follows from both (`host`).
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from collector.register import Register
+from collector.sparkplug.doubt import Doubt
 from collector.sparkplug.metrics import DOUBLE, FLOAT
 from collector.sparkplug.order import Order
 
 BD_SEQ = "bdSeq"
 NODE_CONTROL = "Node Control/"      # how names of metrics begin that are commands
-REBIRTH_S = 10.0                    # wall; between two requests to one node, doubled while it does not answer
-REBIRTH_LONGEST_S = 600.0
 
 NodeKey = tuple[str, str]           # group, edge node
 Asker = tuple[int | None, int]      # which element of an array (None: the metric is one number), place of the meter
@@ -78,13 +77,14 @@ class Node:
         The number of this life; None where the BIRTH had none.
     born
         Timestamp and seq of the last NBIRTH.
-    ask_at, ask_after_s
-        From when on a rebirth may be requested, and how long then not again [monotonic s, s].
+    born_us, devices_by
+        Its arrival [us], and until when its devices' BIRTHs should have followed [monotonic s].
+    doubt
+        Whether it lives.
     is_dead
-        Whether a DEATH was the last that was heard.
-    doubted_us, doubt_until
-        When the DEATH of a life that is not known came [us], and until when the node may show that it lives
-        [monotonic s].
+        Whether its meters are bad: its DEATH came, or no answer when it was in doubt.
+    is_lossy
+        Whether a gap was marked for values that cannot be named without its BIRTH.
     """
 
     key: NodeKey
@@ -93,11 +93,11 @@ class Node:
     order: Order = field(default_factory=Order)
     bd_seq: int | None = None
     born: tuple[int, int] | None = None
-    ask_at: float = -math.inf
-    ask_after_s: float = REBIRTH_S
+    born_us: int = 0
+    devices_by: float = math.inf
+    doubt: Doubt = field(default_factory=Doubt)
     is_dead: bool = False
-    doubted_us: int = 0
-    doubt_until: float = math.inf
+    is_lossy: bool = False
 
     @property
     def subject(self) -> str:
@@ -124,14 +124,6 @@ class Node:
                 self.declared[name] = other.without(aliases)
         self.declared[device] = Declared({of.name: of for of in metrics}, aliases)
         return metrics
-
-    def may_ask(self, now: float) -> bool:
-        """Return whether to request a rebirth now, and count that as done."""
-        if now < self.ask_at:
-            return False
-        self.ask_at = now + self.ask_after_s
-        self.ask_after_s = min(2.0 * self.ask_after_s, REBIRTH_LONGEST_S)
-        return True
 
     def read_by(self, meters: dict[str, dict[str, list[Asker]]]) -> None:
         """Let other meters read it from now on."""

@@ -18,11 +18,12 @@ from collector.sparkplug import metrics
 from collector.sparkplug.node import BD_SEQ, NODE_CONTROL, Declared, Known, Node
 from collector.sparkplug.order import Message
 from collector.sparkplug.wire import Payload
-from collector.times import AHEAD_US, EARLIEST_US
+from collector.times import AHEAD_US, EARLIEST_US, plausible
 from park.quality import BAD_STATUS, GOOD_STATUS
 
 NO_COMMUNICATION = 0x80310000       # OPC UA BadNoCommunication
 _MILLI = 1000                       # us
+_BIRTHS = frozenset({"NBIRTH", "DBIRTH"})
 
 
 class Segment(NamedTuple):
@@ -48,11 +49,14 @@ class Readings:
     ----------
     ignored
         Metrics without a meter, counted at each message.
+    on_change
+        Places of the meters that send only what has changed.
     """
 
     def __init__(self, source: str, ids: Sequence[str], rejections: Rejections) -> None:
         self.ignored = 0
         self.ids = ids
+        self.on_change: frozenset[int] = frozenset()
         self._source = source
         self._rejections = rejections
         self._last_us: dict[int, int] = {}          # latest source time by place
@@ -107,6 +111,8 @@ class Readings:
             except Rejected as reason:
                 self._reject(message, str(reason), metric, of, place)
                 continue
+            if place in self._dead and place in self.on_change and message.kind in _BIRTHS:
+                source_us = max(source_us, self._last_us[place] + 1, _said_us(message))
             self._add(place, source_us, message.received_us, value, status)
             if status < BAD_STATUS:
                 self._dead.discard(place)
@@ -181,6 +187,12 @@ class Readings:
     def _reject(self, message: Message, reason: str, metric: Any, of: Known | None, place: int | None = None) -> None:
         subject = message.topic if place is None else f"{message.topic} ({self.ids[place]})"
         self._rejections.add(self._source, subject, reason, Kept(alone(metric, of, message.payload), metric))
+
+
+def _said_us(message: Message) -> int:
+    """Return when a BIRTH was made [us]: a value that has not changed since a death holds again from then on."""
+    at_us = int(message.payload.timestamp) * _MILLI
+    return at_us if plausible(at_us, message.received_us) else message.received_us
 
 
 def alone(metric: Any, of: Known | None, payload: Any) -> bytes:

@@ -196,7 +196,7 @@ def fuzz_sparkplug(payloads: int, dice: random.Random) -> Outcome:
         now += dice.choice([0.0, 0.001, 1.0, 3.0])
         begun = time.perf_counter()
         host.receive(topic, payload, NOW_US + number, now)
-        host.tick(now)
+        host.tick(now, NOW_US + number)
         outcome.longest_s = max(outcome.longest_s, time.perf_counter() - begun)
         assert host.held <= MOST_HELD
         for segment in host.take()[0]:

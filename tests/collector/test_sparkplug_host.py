@@ -11,8 +11,8 @@ import pytest
 from collector.register import SPARKPLUG, register_of
 from collector.rejections import Rejections
 from collector.sparkplug import order
-from collector.sparkplug.host import ANSWER_S, Host
-from collector.sparkplug.node import REBIRTH_S
+from collector.sparkplug.doubt import ANSWER_S, REBIRTH_S
+from collector.sparkplug.host import Host
 from collector.sparkplug.order import REORDER_S
 from collector.sparkplug.readings import NO_COMMUNICATION
 from collector.sparkplug.wire import Payload, rebirth
@@ -51,6 +51,9 @@ class Plant:
     def __init__(self) -> None:
         self.rejections = Rejections()
         self.host = Host(register_of(PARK), self.rejections)
+        self.host.confirmed(0.0)                # an old connection: it began before there was anybody to ask
+        for node in self.host._nodes.values():
+            node.doubt.born()
         self.now = 100.0
         self.rows: list[tuple[int, int, float, int]] = []
         self.causes: list[tuple[str, bool]] = []
@@ -63,7 +66,7 @@ class Plant:
 
     def wait(self, seconds: float) -> None:
         self.now += seconds
-        self.host.tick(self.now)
+        self.host.tick(self.now, self.received_us)
         self._take()
 
     @property
@@ -257,11 +260,23 @@ def test_a_dead_node_makes_all_its_meters_bad_from_that_instant(plant):
     assert plant.values[-1] == 4.0
 
 
-def test_the_death_of_an_earlier_life_kills_nobody(plant):
+def test_the_death_of_an_earlier_life_kills_nobody_who_speaks(plant):
     plant.hear("NDEATH", message(None, bd(6)))
+    assert plant.commands == ["spBv1.0/g/NCMD/e"]
     plant.flow(2, 2.0)
-    assert plant.values == [2.0]
-    assert plant.reasons == {"DEATH of an earlier life": 1}
+    plant.wait(2 * ANSWER_S)
+    assert (plant.values, plant.reasons) == ([2.0], {})
+
+
+def test_a_node_that_says_goodbye_with_a_wrong_number_is_asked_and_dead_if_it_does_not_answer(plant):
+    plant.flow(2, 2.0)
+    plant.wait(1.0)
+    plant.hear("NDEATH", message(None, bd(8)))
+    assert (plant.values, plant.commands, plant.host.is_in_doubt) == ([2.0], ["spBv1.0/g/NCMD/e"], True)
+    plant.wait(1.1 * ANSWER_S)
+    assert sorted(row[:2] for row in plant.rows[1:]) == [(FT, 1000), (TT, 1000), (LT, 1000)]
+    assert {row[3] for row in plant.rows[1:]} == {NO_COMMUNICATION}
+    assert not plant.host.is_in_doubt
 
 
 def test_a_node_that_died_before_it_was_known_is_asked_and_bad_from_then_if_it_does_not_answer():
@@ -372,6 +387,7 @@ def test_the_short_way_reads_what_the_long_way_reads(monkeypatch):
             monkeypatch.setattr(order.Message, "tells_quality", True)
         rejections = Rejections(log=False)
         host = Host(register_of(park), rejections)
+        host.confirmed(0.0)
         host.receive("spBv1.0/g/NBIRTH/e", born, T0 + 10**7, 0.0)
         for payload in data:
             host.receive("spBv1.0/g/NDATA/e", payload, T0 + 10**7, 0.0)

@@ -18,7 +18,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from collector.agent import collect
 from collector.mqtt.broker import default_client_id
-from collector.sparkplug import host
+from collector.sparkplug import doubt
 from park.clock import REAL_TIME
 from park.errors import InputError
 from simulators.instruments import Readings
@@ -255,17 +255,58 @@ def stored_since(dsn: str, when: datetime) -> list[Any]:
     return [row for row in rows(dsn) if row[1] >= when and row[3] == 0]
 
 
-@pytest.mark.skipif(MOSQUITTO is None, reason="iotcore keeps nothing for us at QoS 1 over our absence")
-async def test_a_node_that_dies_while_the_collector_is_away_makes_its_meters_bad(broker, postgres_dsn, monkeypatch):
-    monkeypatch.setattr(host, "ANSWER_S", 0.3)
-    with listening(broker) as (node, _):
-        async with collecting(PARK, postgres_dsn, broker=broker.url):
-            birth = [Metric(3, name="bdSeq", datatype=4), Metric(2.5, "level", 9, round(at(9).timestamp() * 1000), 10)]
-            node.publish("spBv1.0/g/NBIRTH/e", payload(1, birth, 0))
-            await until_stored(postgres_dsn, 1)
-        death = payload(1, [Metric(3, name="bdSeq", datatype=4)], None)
-        node.publish("spBv1.0/g/NDEATH/e", death, 1).wait_for_publish(5)
-    async with collecting(PARK, postgres_dsn, broker=broker.url):
-        await until_stored(postgres_dsn, 3)
+def on_change() -> Any:
+    return park_of(*(spark(id, metric, device, sampling="on_change", stale_after_s=None) for id, metric, device in (
+        ("FT", "flow", "d"), ("LT", "level", None))))
+
+
+def born(node: Any) -> None:
+    """Let a node be born with a level, and without its device."""
+    birth = [Metric(3, name="bdSeq", datatype=4), Metric(2.5, "level", 9, round(time.time() * 1000), 10)]
+    node.publish("spBv1.0/g/NBIRTH/e", payload(1, birth, 0), 1).wait_for_publish(5)
+
+
+@pytest.mark.parametrize("last_will", [True, False])
+async def test_a_node_that_dies_while_the_collector_is_away_makes_its_meters_bad(
+    broker, postgres_dsn, monkeypatch, last_will
+):
+    if last_will and MOSQUITTO is None:
+        pytest.skip("iotcore keeps nothing for us at QoS 1 over our absence")
+    with listening(broker, "spBv1.0/g/NCMD/e") as (node, heard):
+        async with collecting(on_change(), postgres_dsn, broker=broker.url):
+            born(node)
+            await until(lambda: stored(postgres_dsn, "LT"))
+        heard.clear()
+        monkeypatch.setattr(doubt, "ANSWER_S", 0.3)
+        if last_will:
+            death = payload(1, [Metric(3, name="bdSeq", datatype=4)], None)
+            node.publish("spBv1.0/g/NDEATH/e", death, 1).wait_for_publish(5)
+        async with collecting(on_change(), postgres_dsn, broker=broker.url):
+            await until(lambda: len(stored(postgres_dsn, "LT")) == 2)
+            await until(lambda: rows(postgres_dsn, "select from gap where ended_at is not null"))
+        await until(lambda: heard)
     assert [row[1:] for row in stored(postgres_dsn, "LT")] == [(2.5, 0), (None, NO_COMMUNICATION)]
-    assert [row[1:] for row in stored(postgres_dsn, "FT")] == [(None, NO_COMMUNICATION)]
+    assert {row[1:] for row in stored(postgres_dsn, "FT")} == {(None, NO_COMMUNICATION)}
+
+
+async def test_nodes_that_die_with_the_broker_make_their_meters_bad_and_windows_wait_for_it(broker, postgres_dsn):
+    def complete_to() -> Any:
+        [(at_,)] = rows(postgres_dsn, "select complete_to from source_mark where source = 'sparkplug'")
+        return at_
+
+    async with collecting(on_change(), postgres_dsn, broker=broker.url):
+        with listening(broker) as (node, _):
+            born(node)
+            await until(lambda: stored(postgres_dsn, "LT") and stored(postgres_dsn, "FT"))
+            await until(lambda: rows(postgres_dsn, "select from source_mark where complete_to is not null"))
+        broker.stop(kill=True)
+        await until(lambda: rows(postgres_dsn, "select from collector_source where state = 'waiting'"))
+        broker.start()
+        marks = []
+        while len(stored(postgres_dsn, "LT")) < 2:
+            marks.append(complete_to())
+            await asyncio.sleep(0.1)
+        died, value, status = stored(postgres_dsn, "LT")[-1]
+        assert (value, status) == (None, NO_COMMUNICATION)
+        assert max(marks) <= died
+        await until(lambda: complete_to() > died)
