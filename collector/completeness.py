@@ -6,13 +6,16 @@ a gap that is marked. The collector knows this before the readings of the next w
     periodic meter     its next reading cannot be earlier than its last one and the shortest step from one to the next
     other meters       what was heard of the source at H had left the instruments before H less the usual way here
     not heard yet      nothing is known: a server's first value is older than the connection
-    overdue            does not hold its source back: it is silent, or the time is in a gap
+    overdue            no reading arrives: does not hold its source back, it is silent, or the time is in a gap
+
+A meter whose clock is behind is not silent while its readings arrive, and its mark is as far behind as its clock: readings
+of earlier windows are still to come. It holds its source there (`held_by`), and windows close by their lateness.
 
 A source is as complete as the least complete of its meters. Only committed readings count, and silence is judged as of
 the arrival of what was committed last: readings that wait for the database make nobody silent.
 
 The clock of a device shows in how long its readings seem to take: the shortest of late is its way here less what its
-clock is ahead. Pure: times come in; the agent feeds it (`store`, `hear`) and keeps what `sources` and `meters` return.
+clock is ahead. Behind a broker each meter may have a clock of its own; the worst is the source's. Pure: times come in; the agent feeds it (`store`, `hear`) and keeps what `sources` and `meters` return.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ Bools = npt.NDArray[np.bool_]
 NEVER = -(2**62)            # before any time [us]
 LONG = 2**62                # longer than any step [us]
 JITTER = 0.1                # share of its interval that a reading may come early, until its real steps are known:
+TWO = 2                     # readings of a meter that tell of its clock: a first one may be as old as its last change
 ENOUGH = 16                 # steps seen; from then on the shortest less their range is what is sure
 HALF_S = 300.0              # "of late" is the present and the last stretch of this run time
 SPREADS = 4.0               # of delays above the shortest that cover nearly all: ways here are short with a long tail
@@ -53,8 +57,9 @@ class SourceMark:
     silent
         Meters that are overdue and hold nobody back.
     offset_s, spread_s
-        How much the device's clock is ahead [s], and the mean of what its readings take beyond the shortest [s]; NaN
-        where nothing came of late. The shortest way here is in the offset: a clock that is right seems to lag by it.
+        How much a device's clock is ahead [s], and the mean of what its readings take beyond the shortest [s]; NaN
+        where nothing came of late. Of the meter whose clock is farthest off. The shortest way here is in the offset: a
+        clock that is right seems to lag by it.
     """
 
     source: str
@@ -131,13 +136,19 @@ class _Recent:
         step: Times = np.minimum(np.where(self.steps.sum(axis=0) >= ENOUGH, known, assumed), interval_us)
         return step
 
-    def of(self, places: npt.NDArray[np.intp]) -> tuple[float, float]:
-        """Return the shortest delay of these meters and the mean beyond it [us]; NaN where nothing came."""
-        count = int(self.count[:, places].sum())
-        if not count:
+    def worst(self, places: npt.NDArray[np.intp]) -> tuple[float, float]:
+        """Return shortest delay and mean beyond it [us] of the one of these meters whose clock is farthest off.
+
+        Where none has told often enough, of the one that is nearest; NaN where nothing came.
+        """
+        shortest, spread = (values[places] for values in self.each())
+        told = self.count.sum(axis=0)[places]
+        if not told.any():
             return np.nan, np.nan
-        shortest = float(self.shortest[:, places].min())
-        return shortest, float(self.total[:, places].sum()) / count - shortest
+        off = np.abs(shortest)
+        often = told >= TWO
+        place = np.argmax(np.where(often, off, -1.0)) if often.any() else np.nanargmin(off)
+        return float(shortest[place]), float(spread[place])
 
     def each(self) -> tuple[Reals, Reals]:
         """Return the same of each meter, shape (n_meters,) [us]."""
@@ -165,6 +176,7 @@ class Completeness:
         self._grace_us = round(grace_s * MICROS)
         self._last: Times = np.empty(0, dtype=np.int64)         # newest source time
         self._sure: Times = np.empty(0, dtype=np.int64)         # the same, but not ahead of its arrival
+        self._arrived: Times = np.empty(0, dtype=np.int64)      # when its latest reading came
         self._since: Times = np.empty(0, dtype=np.int64)        # from when on it could have been heard
         self._heard: dict[str, int] = {}
         self._marks: dict[str, int] = {}
@@ -179,8 +191,9 @@ class Completeness:
         self._names: object = None              # of the batches that come, and the place of each
         size = len(register.meters)
         more = size - len(self._last)
-        self._last, self._sure, self._since = (
-            np.pad(times, (0, more), constant_values=NEVER) for times in (self._last, self._sure, self._since))
+        self._last, self._sure, self._arrived, self._since = (
+            np.pad(times, (0, more), constant_values=NEVER)
+            for times in (self._last, self._sure, self._arrived, self._since))
         self._recent.grow(size)
         self._interval = np.array([round(m.interval_s * MICROS) for m in register.meters], dtype=np.int64)
         self._periodic = np.array(
@@ -190,7 +203,7 @@ class Completeness:
             self._places.setdefault(register.source[place], []).append(place)
         self._live = np.zeros(size, dtype=np.bool_)
         self._live[list(register.live)] = True
-        for times in (self._last, self._sure, self._since):
+        for times in (self._last, self._sure, self._arrived, self._since):
             times[~self._live] = NEVER
 
     def hear(self, source: str, at_us: int) -> None:
@@ -212,7 +225,10 @@ class Completeness:
             batch, place = batch.take(np.flatnonzero(place >= 0)), place[place >= 0]
         if not len(place):
             return
+        fresh = batch.source_us != self._last[place]    # what is delivered again tells of nobody
+        np.maximum.at(self._arrived, place[fresh], batch.received_us[fresh])
         newer = batch.source_us > self._last[place]     # what is filled in later tells nothing of the way here
+        newer &= ~np.isnan(batch.value)                 # nor does a death, which is told when it is noticed
         self._recent.add(place[newer], (batch.received_us - batch.source_us)[newer])
         order = np.lexsort((batch.source_us, place))
         meter, source_us = place[order], batch.source_us[order]
@@ -276,7 +292,7 @@ class Completeness:
     def _meter_marks(self, as_of_us: int) -> tuple[Times, Bools]:
         """Return each meter's mark, `NEVER` where nothing is known, and whether it is overdue."""
         heard = np.array([self._heard.get(source, NEVER) for source in self._register.source], dtype=np.int64)
-        reached = np.maximum(self._sure, self._since)
+        reached = np.maximum(self._arrived, self._since)
         overdue = as_of_us - reached - self._grace_us > (OVERDUE * self._interval).astype(np.int64)
         silent = self._periodic & (reached > NEVER) & overdue
         due = np.where(self._sure > NEVER, self._sure + self._recent.sure_step(self._interval), NEVER)
@@ -301,6 +317,6 @@ class Completeness:
             complete = max(NEVER, min(self._heard.get(source, NEVER), as_of_us) - self._grace_us)
         if complete > NEVER and complete > self._marks.get(source, NEVER):
             self._marks[source] = complete
-        shortest, spread = self._recent.of(places)
+        shortest, spread = self._recent.worst(places)
         return SourceMark(source, self._marks.get(source), held_by, int(silent[places].sum()),
                           -shortest / MICROS, spread / MICROS)

@@ -233,3 +233,53 @@ def test_nothing_that_is_still_to_come_lies_before_a_mark(seed, jitter, way):
         book.store(batch(*((place, at) for at, place in sent), way=way, names=("M0", "M1", "M2", "M3")))
         (mark,) = book.sources(us(sent[-1][0] + way), ())
         assert all(us(at) + 2 >= (mark.complete_us or 0) for at, _ in rows)     # both are rounded to 1 us
+
+
+def test_a_meter_whose_clock_is_behind_is_not_silent_and_holds_its_source_where_its_clock_is():
+    book = server("A", "B")
+    for number in range(4):
+        at = 600.0 + 10 * number
+        book.store(batch((0, at - 600), way=600.0))
+        book.store(batch((1, at)))
+        (mark,) = book.sources(us(at), ())
+        assert (mark.silent, mark.held_by) == (0, "A")
+        assert mark.complete_us == us(at - 600 + 9)
+    assert mark.offset_s == -600.0
+    meters = book.meters(us(630))
+    assert meters.offset_s.tolist() == [-600.0, 0.0]
+    assert meters.complete_us.tolist() == [us(39), us(639)]
+    for number in range(4):
+        book.store(batch((0, 30), way=630.0 + 10 * number))         # one reading, again and again
+        book.store(batch((1, 640 + 10 * number)))
+    (mark,) = book.sources(us(670), ())
+    assert (mark.silent, mark.held_by, mark.complete_us) == (1, "B", us(679))
+
+
+def test_the_clock_of_a_source_is_the_one_that_is_farthest_off():
+    book = server("A", "B", "C")
+    for number in range(3):
+        book.store(batch((0, 10 * number), way=0.5))
+        book.store(batch((1, 10 * number - 4.0), way=4.25))
+        book.store(batch((2, 10 * number + 30.0), way=-29.0))
+    (mark,) = book.sources(us(30), ())
+    assert mark.offset_s == 29.0
+
+
+def test_a_first_value_that_is_as_old_as_its_last_change_tells_of_no_clock():
+    book = server("A", "B", sampling="on_change")
+    book.store(batch((0, 0), way=10_000.0))
+    (mark,) = book.sources(us(10_000), ())
+    assert mark.offset_s == -10_000.0                               # nothing else is known
+    book.store(batch((1, 10_000), (1, 10_010), way=0.5))
+    (mark,) = book.sources(us(10_011), ())
+    assert mark.offset_s == -0.5
+
+
+def test_a_death_that_is_noticed_late_tells_of_no_clock():
+    book = server("A")
+    book.store(batch((0, 0), (0, 10), way=0.5))
+    dead = batch((0, 10.1), way=500.0)
+    dead.value[:] = np.nan
+    book.store(dead)
+    (mark,) = book.sources(us(511), ())
+    assert (mark.offset_s, mark.spread_s) == (-0.5, 0.0)
