@@ -27,7 +27,6 @@ import numpy as np
 from processing.balance.hypotheses import SPENT, Hypotheses
 from processing.balance.inputs import Bools, Floats, Ints
 
-
 ALIKE = 1e-6
 """Explanations whose likelihoods differ by less of themselves are the same; the first of them is taken."""
 
@@ -163,14 +162,15 @@ class Search:
         return steps, more if self.most > 1 else np.zeros_like(more)
 
     def alternatives(self, taken: list[int]) -> list[Members]:
-        """Return for each error taken what could stand in its place; with bounds on all, likelihood tells them apart."""
+        """Return for each error what could stand in its place; with bounds on all, likelihood tells them apart."""
         if len(taken) < 2 or self.width is not None:
             return [self.members(h) for h in taken]
         return [self._in_place_of(h, [other for other in taken if other != h]) for h in taken]
 
     def _in_place_of(self, chosen: int, others: list[int]) -> Members:
         """Return what is like `chosen` once `others` are taken out, itself among them."""
-        left, basis = self.errors.information, []
+        basis: list[Direction] = []
+        left = self.errors.information
         for h in others:
             basis.append(self._orthogonal(h, basis))
             left = left - basis[-1].spends
