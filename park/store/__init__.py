@@ -2,8 +2,8 @@
 
 `schema` makes the tables, `editions` makes of them what TimescaleDB offers, `retention` says how long what is kept,
 `storage` what all costs. `readings` writes and reads raw readings and `arrivals` announces them, `versions` keeps each
-park description, `embedded` runs a PostgreSQL of one's own, `location` finds the database that is meant. Results are
-written by `processing`, which owns their migrations.
+park description, `embedded` runs a PostgreSQL of one's own and `kept_running` starts it again, `location` finds the
+database that is meant. Results are written by `processing`, which owns their migrations.
 """
 
 from park.store.arrivals import Arrival, ArrivalListener, arrivals_after, latest_arrival

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from park.errors import InputError
 from park.store.embedded import EmbeddedPostgres, InUseError, database_lock, running_dsn
+from park.store.kept_running import kept_running
 
 DSN_VARIABLE = "SYMBIOSIS_DSN"
 PATIENCE_S = 30.0       # for a server that recovers after a kill
@@ -31,7 +32,8 @@ def open_database(dsn: str | None, data_dir: Path, *, create: bool = False) -> I
     dsn
         The database named by the user; default what the environment names in ``SYMBIOSIS_DSN``.
     data_dir
-        Where the embedded database is, if none is named: its server is used if one runs, else started for the block.
+        Where the embedded database is, if none is named: its server is used if one runs, else started for the block,
+        and started again if it ends meanwhile.
     create
         Whether to make the embedded database if there is none.
 
@@ -53,10 +55,10 @@ def open_database(dsn: str | None, data_dir: Path, *, create: bool = False) -> I
 
 
 def _server_of_ones_own(data_dir: Path, stack: ExitStack) -> str:
-    """Start a server and return its DSN; that of another one if a process has been faster."""
+    """Start a server, keep it running, and return its DSN; that of another one if a process has been faster."""
     server = EmbeddedPostgres(data_dir, linger_s=LINGER_S)
     try:
-        return stack.enter_context(server).dsn
+        return stack.enter_context(kept_running(server)).dsn
     except InUseError:
         found = _server_of_another(data_dir)
         if found is None:
