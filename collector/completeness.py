@@ -8,14 +8,15 @@ a gap that is marked. The collector knows this before the readings of the next w
     not heard yet      nothing is known: a server's first value is older than the connection
     overdue            no reading arrives: does not hold its source back, it is silent, or the time is in a gap
 
-A meter whose clock is behind is not silent while its readings arrive, and its mark is as far behind as its clock: readings
-of earlier windows are still to come. It holds its source there (`held_by`), and windows close by their lateness.
+A meter whose clock is behind is not silent while its readings arrive, and its mark is as far behind as its clock:
+readings of earlier windows are still to come. It holds its source there (`held_by`); windows close by their lateness.
 
 A source is as complete as the least complete of its meters. Only committed readings count, and silence is judged as of
 the arrival of what was committed last: readings that wait for the database make nobody silent.
 
 The clock of a device shows in how long its readings seem to take: the shortest of late is its way here less what its
-clock is ahead. Behind a broker each meter may have a clock of its own; the worst is the source's. Pure: times come in; the agent feeds it (`store`, `hear`) and keeps what `sources` and `meters` return.
+clock is ahead. Behind a broker each meter may have a clock of its own; the worst is the source's. Pure: times come in;
+the agent feeds it (`store`, `hear`) and keeps what `sources` and `meters` return.
 """
 
 from __future__ import annotations
