@@ -16,7 +16,7 @@ FEW = 8
 
 def product(rows: Rows, values: Floats) -> Floats:
     """Return the product of a matrix by rows with each window's values, shape (n_windows, n_rows)."""
-    given, out = np.ascontiguousarray(values), np.empty((len(values), rows.n_rows))
+    given, out = np.require(values, requirements=("C", "W")), np.empty((len(values), rows.n_rows))
     if len(given) < FEW:
         steps.multiply(rows.start, rows.index, rows.value, given, out)
         return out

@@ -138,7 +138,7 @@ class SparseSystem:
         """
         scaled = self._scaled(rhs, len(values))
         rights = np.ascontiguousarray(scaled[:, self.order.nodes])
-        whole, (there, back) = np.ascontiguousarray(values), self._sums
+        whole, (there, back) = np.require(values, requirements=("C", "W")), self._sums  # or it is compiled once more
         rows = self.n_streams + 1 + rights.shape[1] * (1 + (len(rights) > 0))
 
         def some(first: int, last: int) -> bool:

@@ -11,6 +11,7 @@ from processing.balance import (
     assess,
     classify,
     identify_gross_errors,
+    kernels,
     network,
     prepare,
     reconcile,
@@ -155,6 +156,20 @@ def test_a_gap_among_whole_windows(monkeypatch, threads):
     memory = windows.copy()
     made.reconcile(memory, rhs=rhs, threads=threads, out=memory)
     np.testing.assert_array_equal(memory, alone)
+
+
+def test_windows_that_cannot_be_written_to_are_not_compiled_for(monkeypatch):
+    monkeypatch.setattr(network, "DENSE_STREAMS", 0)
+    matrix, measured, std, rhs = case(8, silent=0.0)
+    measured[3] = measured[0]
+    made = prepare(matrix, std)
+    want = made.reconcile(measured, rhs=rhs)
+    compiled = len(getattr(kernels.reconcile_windows, "signatures", ()))
+    measured.flags.writeable = False
+    found = made.reconcile(measured, rhs=rhs)
+    np.testing.assert_array_equal(found.reconciled, want.reconciled)
+    np.testing.assert_array_equal(found.global_test, want.global_test)
+    assert len(getattr(kernels.reconcile_windows, "signatures", ())) == compiled
 
 
 def test_what_a_batch_of_a_large_network_cannot_have(monkeypatch):
