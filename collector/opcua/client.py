@@ -26,6 +26,7 @@ from collector.backoff import Backoff
 from collector.batches import NOT_RUNNING, Batches, Chunk, Interruption
 from collector.holes import Hole
 from collector.opcua.handover import Handover, Keeping, Owner
+from collector.opcua.namespaces import Namespaces
 from collector.opcua.publishing import Publisher
 from collector.opcua.security import Settings, settings_of
 from collector.opcua.session import quiet_library
@@ -107,6 +108,7 @@ class OpcuaSource:
         self.publisher = Publisher(endpoint.source, self.values, batches, rejections, clock, self.interrupted,
                                    status.hear)
         self._keeping = keeping or Keeping()
+        self.namespaces = Namespaces(self._keeping.folder, endpoint.source)
         owners = (Owner(endpoint.source, endpoint.url, micros_of_seconds(clock.start), number)
                   for number in range(_sessions(endpoint.settings.server, tags)))
         self._shares = [Share(self, Handover(self._keeping.folder, owner)) for owner in owners]

@@ -20,6 +20,7 @@ from asyncua.ua.uaerrors import UaStatusCodeError
 
 from collector.opcua import tags as asked
 from collector.opcua.failures import TOO_MANY
+from collector.opcua.namespaces import Namespaces
 from collector.opcua.receipts import Receipts
 from collector.opcua.session import Connection, ignore
 from collector.opcua.tags import Tag
@@ -113,15 +114,18 @@ class Subscriber:
         Who reads what the items bring.
     server
         Its settings.
+    namespaces
+        What stood behind the indexes that its node ids name.
     """
 
-    def __init__(self, source: str, values: Values, server: OpcuaServer) -> None:
+    def __init__(self, source: str, values: Values, server: OpcuaServer, namespaces: Namespaces) -> None:
         self._source = source
         self._values = values
+        self._namespaces = namespaces
         self._items_per_call: int = server.items_per_call       # halved when the server says that it is too many
         self._publishing_ms = server.publishing_interval_ms
         self._lifetime_s = server.session_timeout_s
-        self._said: dict[str, Tag] = {}         # tags that were said to be refused
+        self._said: dict[str, str] = {}         # why, of meters that were said to be refused
         self.started = False                    # it was once in line: from now on nothing stops the collector
 
     async def begin(self, connection: Connection, tags: Mapping[str, Tag]) -> Subscription:
@@ -197,12 +201,14 @@ class Subscriber:
 
     async def _ask(self, connection: Connection, subscription: Subscription, tags: Sequence[Tag]) -> None:
         """Ask for these tags in batches; those that are refused are noted."""
-        namespaces = await connection.namespaces() if asked.needs_namespaces(tags) else []
+        uris = await connection.namespaces() if asked.needs_namespaces(tags) else []
+        await self._namespaces.learn({index for tag in tags if (index := asked.index_of(tag)) is not None}, uris)
         known: deque[tuple[Tag, ua.NodeId]] = deque()
         for tag in tags:
-            node_id = asked.resolve(tag, namespaces)
-            if node_id is None:
-                subscription.refused[tag.meter] = "its namespace is not on the server"
+            index, node_id = asked.index_of(tag), asked.resolve(tag, uris)
+            change = self._namespaces.change_of(index, uris) if index is not None else None
+            if node_id is None or change is not None:
+                subscription.refused[tag.meter] = change or "its namespace is not on the server"
             else:
                 known.append((tag, node_id))
         while known:
@@ -273,8 +279,8 @@ class Subscriber:
     def _say_refused(self, subscription: Subscription, tags: Mapping[str, Tag]) -> None:
         """Name refused tags once, and those that were found since."""
         for meter, why in subscription.refused.items():
-            if meter not in self._said:
-                self._said[meter] = tags[meter]
+            if self._said.get(meter) != why:
+                self._said[meter] = why
                 _logger.warning("%s: %s (%s) is not collected: %s; tried again",
                                 self._source, meter, tags[meter].node_id, why)
         for meter in [meter for meter in self._said if meter not in subscription.refused]:

@@ -116,9 +116,15 @@ def resolve(tag: Tag, namespaces: Sequence[str]) -> ua.NodeId | None:
     return ua.NodeId(node_id.Identifier, ua.Int16(namespaces.index(uri)), node_id.NodeIdType)
 
 
+def index_of(tag: Tag) -> int | None:
+    """Return the index by which a node id names its namespace; None if it names it by URI."""
+    uri, node_id = _split(tag)
+    return int(node_id.NamespaceIndex) if uri is None else None
+
+
 def needs_namespaces(tags: Sequence[Tag]) -> bool:
-    """Whether any node id names its namespace by URI."""
-    return any(tag.node_id.startswith(_URI_PREFIX) for tag in tags)
+    """Whether any node id is in a namespace that a server may count differently one day."""
+    return any(index_of(tag) != 0 for tag in tags)
 
 
 def publishing_s(tags: Sequence[Tag]) -> float:

@@ -10,6 +10,7 @@ from asyncua import ua
 from collector.opcua.tags import (
     Tag,
     item_of,
+    needs_namespaces,
     publishing_s,
     queue_size,
     resolve,
@@ -110,3 +111,9 @@ def test_with_a_deadband_a_change_is_one_of_value_or_status(deadband, kind, valu
 def test_a_tag_asks_the_same_wherever_it_stands_and_whatever_it_means():
     assert tag().asks_as(replace(tag(), place=9, unit="kg/s", span=(0, 1)))
     assert not tag().asks_as(replace(tag(), index=1))
+
+
+@pytest.mark.parametrize(("texts", "needed"), [
+    (["i=85", "ns=0;i=2258"], False), (["i=85", "ns=2;s=a"], True), (["nsu=urn:plant;s=a"], True), ([], False)])
+def test_a_server_is_asked_for_its_namespaces_where_they_may_change(texts, needed):
+    assert needs_namespaces([tag(text) for text in texts]) is needed

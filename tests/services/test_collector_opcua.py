@@ -19,6 +19,7 @@ from asyncua.server.uaprocessor import UaProcessor
 
 from collector.opcua import session, share, tags
 from collector.opcua.subscribing import Subscriber
+from collector.spool import SpoolSettings
 from park.clock import REAL_TIME, RunClock
 from park.errors import SourceError
 from tests.collector.running import (
@@ -95,6 +96,33 @@ async def test_bad_nodes_are_named_once_harm_no_other_and_are_collected_when_the
         await until_stored(postgres_dsn, 2)
     assert caplog.text.count("FT2 (ns=2;s=FT2) is not collected: BadNodeIdUnknown; tried again") == 1
     assert caplog.text.count("FT3 (nsu=urn:elsewhere;s=FT3) is not collected") == 1
+
+
+async def test_an_index_that_stands_for_another_namespace_now_is_refused_until_that_is_accepted(
+    opcua_server, postgres_dsn, caplog, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(share, "RETRY_BAD_FIRST_S", 0.1)
+    monkeypatch.setattr(share, "RETRY_BAD_LONGEST_S", 0.2)
+    server = await opcua_server(["FT1"])
+    park = park_of(opcua(server.url, "INDEX", node_id="ns=2;s=FT1"),
+                   opcua(server.url, "URI", node_id="nsu=urn:other;s=FT1"))
+    async with collecting(park, postgres_dsn, spool=SpoolSettings(tmp_path)):
+        await server.push("FT1", 3.6, at(0))
+        await until_stored(postgres_dsn, 1)
+    await server.stop()
+    server.uris = ["urn:other", NAMESPACE]
+    await server.start()
+    async with collecting(park, postgres_dsn, spool=SpoolSettings(tmp_path), armed=False):
+        await until(lambda: "INDEX (ns=2;s=FT1) is not collected: " in caplog.text, "a word")
+        await server.push("FT1", 7.2, at(10))           # of the other instrument
+        await until_stored(postgres_dsn, 2)
+        assert rows(postgres_dsn) == [("INDEX", at(0), 1.0, 0), ("URI", at(10), 2.0, 0)]
+        assert f"namespace 2 was '{NAMESPACE}' and is 'urn:other' now (hint: write nsu={NAMESPACE};..." in caplog.text
+        [file] = (tmp_path / "namespaces").iterdir()
+        assert f"or delete {file}, and the new order holds)" in caplog.text
+        await until(lambda: bool(rows(postgres_dsn, "select from gap where ended_at is null")), "a gap")
+        file.unlink()
+        await until(lambda: ("INDEX", at(10), 2.0, 0) in rows(postgres_dsn), "the new order")
 
 
 async def test_a_server_that_keeps_too_few_values_stops_the_start_and_is_named(opcua_server, postgres_dsn):
