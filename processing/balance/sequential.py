@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from numbers import Integral, Real
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -83,11 +84,16 @@ class WatchRules:
     slack
         k of the CUSUM [std of one window]: changes of twice this are found soonest.
     windows_between_alarms
-        Mean number of windows between false findings of a change, all meters together.
+        Windows between false findings of a change, all meters together, on average at least.
     alpha
         Probability that a network whose meters keep their u95 is ever said to be beyond them.
     random_floor
         The random std counts at least this share of the whole std: no meter repeats itself exactly.
+
+    Raises
+    ------
+    BalanceError
+        If a number of windows is not whole or below 1, or another rule outside its range.
     """
 
     baseline_windows: int = 60
@@ -96,6 +102,25 @@ class WatchRules:
     windows_between_alarms: float = 20_000.0
     alpha: float = 0.01
     random_floor: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("baseline_windows", "mean_windows"):
+            number = getattr(self, name)
+            if not isinstance(number, Integral) or number < 1:
+                raise BalanceError(f"{name} must be a whole number of at least 1, got {number!r}")
+        ranges = {"slack": (0.0, np.inf), "windows_between_alarms": (1.0, np.inf), "alpha": (0.0, 1.0),
+                  "random_floor": (0.0, 1.0)}
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not low < float(value) < high:
+                raise BalanceError(f"{name} must be between {low:g} and {high:g}, got {value!r}")
+
+
+class _Window(NamedTuple):
+    """Errors of one window, 0 where silent, and which meters spoke; shape (n_streams,) each."""
+
+    error: Floats
+    measured: Bools
 
 
 @dataclass
@@ -114,10 +139,11 @@ class MeterWatch:
     What a window tells of the errors is its adjustments: A (y + a) = b, so that minus the mean adjustment is, as far
     as balances see, the mean error. The mean over N windows is tested as one window whose std is
     sqrt(systematic^2 + random^2 / N); the difference of a mean over n windows from the baseline's over m as one of
-    std random sqrt(1 / n + 1 / m). Which windows: since the CUSUM of a meter's test left zero. Windows whose set of
-    silent meters differs from the baseline's are compared without these meters, and do not enter means. Where windows
-    vary more than `std_random` says while the baseline is learned (flows that are not steady), it is widened by as
-    much.
+    std random sqrt(1 / n + 1 / m). Which windows: since the CUSUM of a meter's test left zero. Means are over windows
+    with the same meters. Where one of those that the baseline knows is silent, windows are compared without it; where
+    one speaks that the baseline does not know, nothing is compared until as many windows in a row as a baseline takes
+    have it: then all is learned anew from them. Where windows vary more than `std_random` says while the baseline is
+    learned (flows that are not steady), it is widened by as much.
 
     Examples
     --------
@@ -142,7 +168,7 @@ class MeterWatch:
     _young: int = 0
     _dispersion: float = 1.0
     _cusum: Cusum = field(default_factory=lambda: Cusum.start(0))
-    _recent: deque[Floats] = field(default_factory=deque)
+    _recent: deque[_Window] = field(default_factory=deque)
     _limit: float = 0.0
     _source: Any = None
     _kept: dict[bytes, Projection] = field(default_factory=dict)
@@ -171,52 +197,102 @@ class MeterWatch:
         Raises
         ------
         BalanceError
-            If `result` has more than one window or another number of streams.
+            If `result` has more than one window or another number of streams, or a std is negative.
         """
         if result.measured.shape != (self.n_streams,):
             raise BalanceError(f"update takes one window of {self.n_streams} streams, got {result.measured.shape}")
-        stays = np.broadcast_to(as_floats(std_systematic, "std_systematic"), (self.n_streams,))
-        varies = np.broadcast_to(as_floats(std_random, "std_random"), (self.n_streams,))
+        stays, varies = self._std(std_systematic, "std_systematic"), self._std(std_random, "std_random")
         varies = np.maximum(varies, self.rules.random_floor * np.hypot(varies, stays))
         projection = result.parts[0].projection
-        measured = projection.measured
-        error = np.where(measured, -result.adjustment, 0.0)
-        self._usual = measured.copy() if self._usual is None else self._usual
-        usual = bool((measured == self._usual).all())
-        if usual:
-            self._recent.append(error)
+        window = _Window(np.where(projection.measured, -result.adjustment, 0.0), projection.measured.copy())
+        self._recent.append(window)
+        if self._usual is None or self._is_new(window.measured):
+            self._begin(projection, varies)
+            return []
         if self._count < self.rules.baseline_windows:
-            if usual:
-                self._learn(error, projection, varies)
+            self._drop_old(steady=False)
+            if self._is_usual(window):
+                self._learn(window.error, projection, varies)
             return []
         varies = varies * self._dispersion
-        findings = self._changes(projection, error, varies)
-        self._age(steady=self._cusum.largest.max() < 0.5 * self._limit)
-        if usual and len(self._recent) >= self.rules.mean_windows:
-            findings += self._beyond(projection, varies, stays)
+        findings = [] if self._has_unknown(window.measured) else self._changes(projection, window.error, varies)
+        self._drop_old(steady=self._cusum.largest.max() < 0.5 * self._limit)
+        alike = self._alike(window.measured)
+        if len(alike) >= self.rules.mean_windows:
+            findings += self._beyond(projection, alike, varies, stays)
         return findings
+
+    def _std(self, std: Any, name: str) -> Floats:
+        """Return a std of every stream, shape (n_streams,)."""
+        values = as_floats(std, name)
+        if values.shape not in ((), (self.n_streams,)) or not (values >= 0.0).all():
+            raise BalanceError(f"{name} must be {self.n_streams} numbers from 0 on, or one, got {std!r:.80}")
+        return np.broadcast_to(values, (self.n_streams,))
+
+    def _is_usual(self, window: _Window) -> bool:
+        """Whether a window has the meters of the baseline."""
+        return bool((window.measured == self._usual).all())
+
+    def _has_unknown(self, measured: Bools) -> bool:
+        """Whether a meter speaks that the baseline does not know."""
+        return bool((measured & ~np.asarray(self._usual)).any())
+
+    def _is_new(self, measured: Bools) -> bool:
+        """Whether these meters are to be learned anew, for they have been so for longer than what is learned now.
+
+        While a baseline is learned, any others; later such as it does not know.
+        """
+        learned = self._count < self.rules.baseline_windows
+        if bool((measured == self._usual).all()) or not (learned or self._has_unknown(measured)):
+            return False
+        return self._run_of(measured) > (self._count if learned else self.rules.baseline_windows)
+
+    def _run_of(self, measured: Bools) -> int:
+        """Return how many of the latest windows in a row have these meters."""
+        count = 0
+        for window in reversed(self._recent):
+            if not (window.measured == measured).all():
+                break
+            count += 1
+        return count
+
+    def _alike(self, measured: Bools) -> list[Floats]:
+        """Return the errors of the recent windows with these meters, the oldest first."""
+        return [window.error for window in self._recent if (window.measured == measured).all()]
+
+    def _begin(self, projection: Projection, varies: Floats) -> None:
+        """Learn anew, from the latest windows that have the present meters."""
+        count = min(self._run_of(projection.measured), self.rules.baseline_windows)
+        latest = list(self._recent)[-count:]
+        self.forget()
+        self._usual = projection.measured.copy()
+        for window in latest:
+            self._recent.append(window)
+            self._learn(window.error, projection, varies)
 
     def _learn(self, error: Floats, pattern: Projection, varies: Floats) -> None:
         """Take one window into the baseline; with the last, see whether windows vary more than the std say."""
         self._sum += error
         self._count += 1
-        self._young = self._count
+        self._young += 1
         if self._count == self.rules.baseline_windows:
             projection = self._factors(pattern, varies)
-            about = np.array(list(self._recent)[-self._count :]) - self._sum / self._count
-            freedom = projection.degrees_of_freedom * max(self._count - 1, 1)
+            about = np.array(self._alike(projection.measured)[-self._count :]) - self._sum / self._count
+            freedom = projection.degrees_of_freedom * max(len(about) - 1, 1)
             squares = float(projection.objective(projection.residual(about, None)).sum())
             self._dispersion = float(np.sqrt(max(1.0, squares / freedom))) if freedom else 1.0
 
-    def _age(self, *, steady: bool) -> None:
+    def _drop_old(self, *, steady: bool) -> None:
         """Drop windows too old for a mean; while nothing is afoot they sharpen the baseline."""
         rules = self.rules
         while len(self._recent) > max(rules.mean_windows, rules.baseline_windows):
             oldest = self._recent.popleft()
+            if not self._is_usual(oldest):
+                continue
             if self._young:
                 self._young -= 1
             elif steady and self._count < LONGEST * rules.baseline_windows:
-                self._sum += oldest
+                self._sum += oldest.error
                 self._count += 1
 
     def _changes(self, pattern: Projection, error: Floats, varies: Floats) -> list[Finding]:
@@ -234,16 +310,16 @@ class MeterWatch:
         if not self._limit or self._cusum.largest.max() <= self._limit:
             return []
         clearest = int(self._cusum.largest.argmax())
-        since = int(min(self._cusum.windows[clearest], len(self._recent)))
-        latest = list(self._recent)[-since:] if since else [error]
+        since = list(self._recent)[-int(self._cusum.windows[clearest]) or -1 :]
+        latest = [window.error for window in since if (window.measured == pattern.measured).all()]
         spread = varies * np.sqrt(1.0 / len(latest) + 1.0 / self._count)
         found = _search(self._factors(pattern, spread), np.mean(latest, axis=0) - baseline, CONFIRMED)
         return _findings("changed", found, int(self._cusum.windows[clearest]))
 
-    def _beyond(self, pattern: Projection, varies: Floats, stays: Floats) -> list[Finding]:
-        """Test the mean of the latest windows against what systematic errors allow."""
+    def _beyond(self, pattern: Projection, alike: list[Floats], varies: Floats, stays: Floats) -> list[Finding]:
+        """Test the mean of the latest windows with the same meters against what systematic errors allow."""
         n = self.rules.mean_windows
-        mean = np.mean(list(self._recent)[-n:], axis=0)
+        mean = np.mean(alike[-n:], axis=0)
         projection = self._factors(pattern, np.sqrt(stays**2 + varies**2 / n))
         found = _search(projection, mean, self.rules.alpha)
         return _findings("beyond_u95", found, n)
@@ -263,7 +339,7 @@ class MeterWatch:
     def forget(self) -> None:
         """Learn the baseline anew: after a meter was calibrated or replaced."""
         self._sum = np.zeros(self.n_streams)
-        self._count, self._usual = 0, None
+        self._count, self._young, self._usual = 0, 0, None
         self._recent.clear()
         self._cusum = Cusum.start(self.n_streams)
 
@@ -280,7 +356,8 @@ class MeterWatch:
             "down": c.down.tolist(),
             "up_windows": c.up_windows.tolist(),
             "down_windows": c.down_windows.tolist(),
-            "recent": [row.tolist() for row in self._recent],
+            "recent": [window.error.tolist() for window in self._recent],
+            "measured": [window.measured.tolist() for window in self._recent],
             "limit": self._limit,
         }
 
@@ -293,7 +370,9 @@ class MeterWatch:
         watch._count, watch._young, watch._limit = int(state["count"]), int(state["young"]), float(state["limit"])
         ups, downs = np.array(state["up_windows"], dtype=np.int64), np.array(state["down_windows"], dtype=np.int64)
         watch._cusum = Cusum(np.array(state["up"]), np.array(state["down"]), ups, downs)
-        watch._recent = deque(np.array(row) for row in state["recent"])
+        watch._recent = deque(
+            _Window(np.array(error), np.array(measured, dtype=bool))
+            for error, measured in zip(state["recent"], state["measured"], strict=True))
         return watch
 
 

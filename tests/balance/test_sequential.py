@@ -56,7 +56,7 @@ def test_cusum_says_when_the_change_began():
 
 
 def run(seed, windows, *, systematic=1.0, change=None, watch=None, silent=()):
-    """Feed a watch; return it and the findings of every window."""
+    """Feed a watch; return it and the findings of every window. `silent` are (stream, from window, until window)."""
     rng = np.random.default_rng(seed)
     network = prepare(NETWORK["incidence"], NETWORK["std"])
     watch = watch or MeterWatch(12, RULES)
@@ -66,7 +66,7 @@ def run(seed, windows, *, systematic=1.0, change=None, watch=None, silent=()):
         measured = TRUE * (1 + 0.1 * np.sin(k / 9)) + offset + RANDOM * rng.standard_normal(12)
         if change is not None:
             measured += change(k)
-        measured[[j for j, from_window in silent if k >= from_window]] = np.nan
+        measured[[j for j, begin, end in silent if begin <= k < end]] = np.nan
         found.append(watch.update(network.reconcile(measured), RANDOM, STAYS))
     return watch, found
 
@@ -121,8 +121,52 @@ def test_beyond_the_u95_from_the_first_window_on():
 
 
 def test_a_meter_that_falls_silent_is_no_change():
-    _, found = run(5, 160, silent=[(2, 60)])
+    _, found = run(5, 160, silent=[(2, 60, 160)])
     assert not any(f.kind == "changed" for findings in found for f in findings)
+
+
+@pytest.mark.parametrize(
+    "silent", [[(2, 0, 1)], [(2, 0, 45)], [(2, 50, 300)], [(2, 0, 120), (5, 3, 9)], [(2, k, k + 1) for k in range(9)]],
+    ids=["in the first window", "while learning", "for good", "back after learning", "now and then"],
+)
+def test_silent_meters_hide_no_change_of_another_and_are_none(silent):
+    def change(k):
+        return np.where(np.arange(12) == 3, 3.0 * NETWORK["std"] * (k >= 200), 0.0)
+
+    watch, found = run(6, 230, systematic=0.5, change=change, silent=silent)
+    assert not any(f.kind == "changed" for findings in found[:200] for f in findings)
+    assert any(f.kind == "changed" and 3 in f.streams for findings in found[200:215] for f in findings)
+    assert len(watch._recent) <= 31
+
+
+def test_meters_that_never_speak_together_fill_no_memory():
+    watch, found = run(6, 200, silent=[(k % 12, k, k + 1) for k in range(200)])
+    assert not any(found)
+    assert len(watch._recent) <= 31
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"baseline_windows": 0}, "baseline_windows must be a whole number of at least 1, got 0"),
+        ({"mean_windows": 1.5}, "mean_windows must be a whole number"),
+        ({"slack": -1.0}, "slack must be between 0 and inf, got -1.0"),
+        ({"alpha": 2}, "alpha must be between 0 and 1, got 2"),
+        ({"alpha": float("nan")}, "alpha must be between 0 and 1"),
+        ({"windows_between_alarms": "many"}, "windows_between_alarms must be between"),
+        ({"random_floor": 0.0}, "random_floor must be between"),
+    ],
+)
+def test_wrong_rules_are_refused(rules, message):
+    with pytest.raises(BalanceError, match=message):
+        WatchRules(**rules)
+
+
+@pytest.mark.parametrize("std", [-1.0, np.nan, [1.0, 2.0], [-1.0] * 12])
+def test_wrong_std_is_refused(std):
+    network = prepare(NETWORK["incidence"], NETWORK["std"])
+    with pytest.raises(BalanceError, match="std_random must be 12 numbers from 0 on, or one"):
+        MeterWatch(12, RULES).update(network.reconcile(TRUE), std, STAYS)
 
 
 def test_flows_that_vary_more_than_said_widen_the_baseline():
