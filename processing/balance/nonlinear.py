@@ -24,6 +24,8 @@ from processing.balance.uncertainty import root_of
 HALVINGS = 12
 """Halvings of a step that does not improve; after 2^-12 the direction itself is at fault."""
 
+ROUNDING = 1e-5
+"""Below this share of the std, steps that no longer fall are rounding: readings far apart in size cost digits."""
 
 SMALL_STEP = 1e-6
 """Below this share of the std a step is taken whole: the merit can no longer tell steps apart."""
@@ -38,7 +40,7 @@ class NonlinearResult(Result):
     Attributes
     ----------
     converged : bool
-        Whether steps and constraints fell below the tolerance.
+        Whether steps and constraints fell below the tolerance, or steps as far as rounding lets them.
     iterations : int
         Linearisations made.
     point : ndarray
@@ -166,6 +168,7 @@ class _Search:
         self.tolerance = 0.0
         self.bounded = False
         self.weight: Floats = np.zeros(0)
+        self.last = np.inf      # size of the step before
 
     @classmethod
     def of(
@@ -232,6 +235,11 @@ class _Search:
         allowed = np.where(self.scale > 0, self.scale, np.maximum(abs(target), abs(here.point)))
         steps = float(np.divide(abs(direction), allowed, out=np.zeros_like(allowed), where=direction != 0).max())
         there = self.at(target)
+        at_rest = self.last <= steps < ROUNDING and self._closed(there)
+        self.last = steps
+        if at_rest:
+            self.state = there
+            return True
         if steps < SMALL_STEP:
             self.state = there
             return steps <= self.tolerance and self._closed(there)

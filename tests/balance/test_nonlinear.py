@@ -142,3 +142,26 @@ def test_what_is_wrong_is_refused():
         reconcile_nonlinear(lambda x: [np.nan], lambda x: np.ones((1, 1)), [1.0], 1.0)
     with pytest.raises(BalanceError, match="start must have shape"):
         product([2.0, 3.0, 6.0], 0.1, start=[1.0])
+
+
+@pytest.mark.parametrize("std", [1e-3, 1e-5, 1e-6, 1e-7])
+def test_rounding_is_rest(std):
+    """Where values of ten digits and more leave steps above the tolerance, the search ends when they fall no longer."""
+
+    def constraints(x):
+        return [x[0] * x[1] - x[2], x[0] - x[3], x[1] - x[4], x[2] - x[5]]
+
+    def jacobian(x):
+        row = np.zeros((4, 6))
+        row[0, :3] = x[1], x[0], -1.0
+        row[[1, 2, 3], [0, 1, 2]] = 1.0
+        row[[1, 2, 3], [3, 4, 5]] = -1.0
+        return row
+
+    spread = std * np.array([1.0, 1.0, 3000.0, 1.0, 1.0, 3000.0])
+    true = np.array([1999.7, 3000.3, 1999.7 * 3000.3, 1999.7, 3000.3, 1999.7 * 3000.3])
+    found = reconcile_nonlinear(
+        constraints, jacobian, true + spread * [1.0, -1.0, 1.0, -0.5, 0.3, 2.0], spread, tolerance=1e-12)
+    assert found.converged
+    assert found.iterations < 10
+    assert found.global_test == pytest.approx(4.27, abs=0.01)
