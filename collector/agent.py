@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from collector.rejections import Rejections
 from collector.sources import Outflow, Reach, Sources, end
 from collector.spool import FILE_NAME, SpoolSettings
 from collector.standing import GRACE_S, Standing
-from collector.status import State
+from collector.status import SourceStatus, State
 from collector.store import SourceRow
 from collector.storing import Inflow
 from collector.times import MICROS, micros_of_seconds, moment
@@ -42,6 +42,7 @@ NOTE_S = 1.0            # how often states of sources are stored, and overdue re
 FOLLOW_S = 0.25         # how often the park's files are asked for
 SILENCE_S = 0.5         # without a reading for this long at the end, everything that was sent has come
 DRAIN_S = 3.0           # sources that never fall silent are cut off
+REFUSED_TOLD = 5        # meters that are not collected: where there are many, a few tell why
 FLUSH_S = 4.0           # the last commits, and as much of the spool as that leaves time for
 
 
@@ -80,7 +81,8 @@ async def collect(
     on_state
         Told ``"connecting"`` while not every source was there, ``"armed"`` with the numbers of meters, once, when
         every subscription is in force, ``"waiting"`` with what is away (sources, ``database``, ``spool``) and why,
-        and ``"collecting"`` when nothing is away any more.
+        ``"collecting"`` when nothing is away any more, and ``"not_collected"`` with the number of meters that servers
+        and brokers refuse, and why some of them, whenever these change.
     spool
         Where readings wait on disk while the database is away or slow; None: in memory and with their sources.
     limits
@@ -154,6 +156,7 @@ class Collector:
         self._statuses = self._standing.statuses
         self.metrics = CollectorMetrics(self._standing, store.spool.folder / FILE_NAME if store.spool else None)
         self._said: tuple[str, dict[str, object]] = ("", {})
+        self._refused = _refused(())
         self._ending = False
         keeping = Keeping(store.spool.folder if store.spool else None, self._is_settled,
                           lambda: self._writer.is_held_back)
@@ -164,6 +167,7 @@ class Collector:
         inflow = Inflow(
             self._register, self._batches, self._coverage, self._letters, self._rejections, clock, self._standing)
         self._writer = Writer(store.dsn, inflow, store.spool, on_durable=self._count, on_change=self._tell)
+        self._writer.describe(park)
 
     async def run(self, stop: asyncio.Event, watch: ParkWatch | None = None) -> None:
         """Collect until `stop` is set, and then until nothing is left to store."""
@@ -224,6 +228,7 @@ class Collector:
         plan = self._sources.prepare(park, register)
         self._register = register
         self._writer.apply(register)            # before readings of new places come
+        self._writer.describe(park)
         self._standing.apply(register)
         self._coverage.apply(register, self._standing.now_us())
         self._letters.apply(register)
@@ -232,7 +237,11 @@ class Collector:
     # -- what is said -----------------------------------------------------------------------------------------------
 
     def _tell(self) -> None:
-        """Tell how the whole fares, if that has changed."""
+        """Tell how the whole fares, and what of it is not to be had, if that has changed."""
+        refused = _refused(self._statuses.values())
+        if refused != self._refused:
+            self._refused = refused
+            self._on_state("not_collected", refused)
         states = [status.state for status in self._statuses.values()]
         away = {s.source: s.detail for s in self._statuses.values() if s.state is State.WAITING}
         away |= self._writer.away
@@ -333,6 +342,12 @@ def _first_of(group: BaseExceptionGroup[SymbiosisError]) -> SymbiosisError:
     """Return the first error of a group, however deep."""
     first = group.exceptions[0]
     return _first_of(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+def _refused(statuses: Iterable[SourceStatus]) -> dict[str, object]:
+    """Return how many meters are refused, and of some of them why."""
+    refused = {name: f"{status.source}: {why}" for status in statuses for name, why in status.refused.items()}
+    return {"count": len(refused), "meters": dict(sorted(refused.items())[:REFUSED_TOLD])}
 
 
 def _tell_nobody(_state: str, _detail: dict[str, object]) -> None:

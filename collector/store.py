@@ -18,10 +18,12 @@ from psycopg import errors
 from collector.coverage import Gap
 from collector.times import micros, moment
 from park.errors import StoreError
+from park.model import Park
 from park.store.completeness import MeterMarkRow, SourceMarkRow, write_marks
 from park.store.connection import connect, where
 from park.store.dead_letters import DeadLetter, hurry, insert_dead_letters
 from park.store.readings import ReadingBatch, ReadingWriter, WriteResult
+from park.store.versions import store_park
 
 _Result = TypeVar("_Result")
 
@@ -152,6 +154,10 @@ class CollectorStore:
     def mark(self, sources: Sequence[SourceMarkRow], meters: Sequence[MeterMarkRow]) -> None:
         """Store how complete sources and meters are."""
         self._run(lambda conn: write_marks(conn, sources, meters))
+
+    def describe(self, park: Park) -> None:
+        """Store the park's description, once: boards list its sources and meters by it before anything is computed."""
+        self._run(lambda conn: store_park(conn, park))
 
     def keep(self, letters: Sequence[DeadLetter], most: int) -> None:
         """Store what is no reading, and forget the oldest beyond `most`. To be called again after a failure."""

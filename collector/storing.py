@@ -7,6 +7,7 @@ called by `durable`, in a thread for each of the two. The main paths are `Storin
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -22,10 +23,12 @@ from collector.standing import Marks, Standing
 from collector.times import EARLIEST_US, micros_of_seconds
 from park.clock import RunClock
 from park.errors import SpoolError, StoreError
+from park.model import Park
 from park.store.dead_letters import DeadLetter
 from park.store.readings import ReadingBatch, WriteResult
 
 DAMAGED = "the spool was damaged"
+DESCRIBE_AGAIN_S = 60.0                 # where the description was refused: a right that is missing
 DATABASE, SPOOL = "database", "spool"   # beside the names of sources, in what is waited for
 
 
@@ -62,6 +65,8 @@ class Storing:
         The two; `disk` None without a spool.
     spooled
         Set while something waits in the spool.
+    park
+        The park whose description is to be stored; None once it is.
     """
 
     def __init__(self, dsn: str, inflow: Inflow, spool: SpoolSettings | None, on_change: Callable[[], None]) -> None:
@@ -69,7 +74,9 @@ class Storing:
         self.disk = Disk(spool, on_change, self._mark_lost) if spool else None
         self.spooled = asyncio.Event()
         self._in = inflow
-        self._unmarked = Away(lambda: None)
+        self.park: Park | None = None
+        self._unmarked, self._undescribed = Away(lambda: None), Away(lambda: None)
+        self._describe_from = 0.0           # monotonic [s]
         self._sources = dict(zip(inflow.register.ids, inflow.register.source, strict=True))
         inflow.standing.spooled_rows = lambda: self.spooled_rows
 
@@ -119,6 +126,21 @@ class Storing:
             self._unmarked.since(str(error), "how complete sources are cannot be stored, windows close late: %s")
         else:
             self._unmarked.over("how complete sources are is stored again")
+
+    async def describe(self) -> None:
+        """Store the description of the park that is collected, if it is not stored yet; nothing else waits for it."""
+        park = self.park
+        if park is None or time.monotonic() < self._describe_from:
+            return
+        try:
+            await self.database.use(lambda store: store.describe(park))
+        except StoreError as error:
+            self._describe_from = time.monotonic() + DESCRIBE_AGAIN_S
+            self._undescribed.since(str(error), "the park's description cannot be stored, boards may lack it: %s")
+        else:
+            self._undescribed.over("the park's description is stored")
+            if self.park is park:       # else it has changed meanwhile
+                self.park = None
 
     async def to_spool(self, batch: ReadingBatch, letters: Sequence[DeadLetter] = ()) -> bool:
         """Put rows, letters, and the gaps that the database does not have into the spool; return if it took them."""

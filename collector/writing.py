@@ -33,6 +33,7 @@ from collector.store import SourceRow
 from collector.storing import Inflow, Storing
 from collector.times import moment
 from park.errors import SpoolError, StoreError
+from park.model import Park
 from park.store.readings import ReadingBatch
 
 _logger = logging.getLogger(__name__)
@@ -78,6 +79,10 @@ class Writer:
         """Go over to the register of a changed park, before readings of its new places come."""
         self._in = replace(self._in, register=register)
         self._storing.apply(self._in)
+
+    def describe(self, park: Park) -> None:
+        """Have the description of the park stored when the database is there."""
+        self._storing.park = park
 
     @property
     def away(self) -> dict[str, str]:
@@ -275,6 +280,7 @@ class Writer:
                     self._in.coverage, lambda store, gaps: store.note(gaps, sources))
                 await self._storing.forget_gaps(gaps)
             await self._storing.mark(self._in.standing.new_marks())
+            await self._storing.describe()
         await self._keep_letters()
 
     async def finish(self, within_s: float) -> int:

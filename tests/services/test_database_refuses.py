@@ -184,6 +184,7 @@ async def test_a_collector_needs_no_more_than_is_documented(broker, roles, postg
         await until_filled(postgres_dsn, "gap")                      # readings of long ago: since then nothing came
         await until_filled(postgres_dsn, "source_mark")
         await until_filled(postgres_dsn, "collector_source")
+        await until_filled(postgres_dsn, "park_version")
         assert not waited_for(running, "database")
     async with collecting(park, dsn, broker=broker.url, spool=spool), publishing(broker) as publisher:
         await publisher.send("plant/FT1", [reading(20, 1.0)])           # takes up its gaps and ends them
