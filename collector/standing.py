@@ -148,7 +148,8 @@ class Standing:
         self._marked_at = now
         self._hear()
         as_of_us = self._completeness.as_of(self.now_us(), waiting=waiting > 0)
-        self.marks = self._completeness.sources(as_of_us, self.coverage.in_gap())
+        doubtful = {status.source for status in self.statuses.values() if status.is_in_doubt}
+        self.marks = self._completeness.sources(as_of_us, self.coverage.in_gap() - doubtful)
         sources = [
             SourceMarkRow(mark.source, _moment(mark.complete_us), moment(self.now_us()), mark.held_by or None,
                           mark.silent, waiting, _known(mark.offset_s), _known(mark.spread_s))

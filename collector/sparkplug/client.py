@@ -186,6 +186,7 @@ class SparkplugSource(BrokerSource):
     def _lost(self, reason: str) -> None:
         if self._status.state is State.RECEIVING:
             self._host.lost(self._now_us())
+            self._status.is_in_doubt = self._host.is_in_doubt
         super()._lost(reason)
 
     def _now_us(self) -> int:

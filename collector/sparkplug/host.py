@@ -88,7 +88,7 @@ class Host:
     @property
     def is_in_doubt(self) -> bool:
         """Whether a node may be dead without our knowing: then nothing new is sure of any meter of the source."""
-        return any(node.doubt.since_us is not None for node in self._nodes.values())
+        return not self._is_confirmed or any(node.doubt.since_us is not None for node in self._nodes.values())
 
     def apply(self, register: Register) -> None:
         """Read the meters of a changed register from now on.

@@ -134,3 +134,21 @@ def test_what_waits_shows_how_old_it_is(book: Book) -> None:
     book.standing.spooled_rows = lambda: 7
     assert book.value("symbiosis_waiting_seconds") == 29.5
     assert book.value("symbiosis_spool_readings") == 7
+
+
+def test_a_source_whose_nodes_may_be_dead_is_complete_no_further_not_even_in_a_gap(book: Book) -> None:
+    book.store((0, 0, 0), (1, 0, 0))
+    book.coverage.advance(Chunk("mqtt", Rows([1], [micros(START)], [micros(START)], [1.0], [0])))
+    book.coverage.advance(Chunk("mqtt", interruption=Interruption("lost")))
+    book.coverage.tick(micros(START) + 60 * S)
+    assert book.coverage.in_gap() == {"mqtt"}
+    book.standing.new_marks()
+    Clock.seconds = 60.0
+    status = book.standing.statuses["mqtt"]
+    status.is_in_doubt = True
+    book.standing.new_marks()
+    doubted = book.value("symbiosis_source_complete_timestamp_seconds", source="mqtt")
+    assert doubted is None or doubted < START.timestamp() + 10
+    status.is_in_doubt = False
+    book.standing.new_marks()
+    assert book.value("symbiosis_source_complete_timestamp_seconds", source="mqtt") == START.timestamp() + 60
