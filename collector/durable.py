@@ -41,9 +41,10 @@ class Away:
         return self.detail is not None
 
     def since(self, detail: str, said: str) -> None:
-        """Note that it is away."""
+        """Note that it is away; that it is for another reason now is told, and not said again."""
         if self.detail is None:
             _logger.warning(said, detail)
+        if detail != self.detail:
             self.detail = detail
             self._on_change()
 

@@ -78,14 +78,17 @@ class CollectorMetrics(Collector):
             "symbiosis_source_connects", "Times that the source was connected", labels=_OF_SOURCE)
         faults = CounterMetricFamily(
             "symbiosis_source_faults", "Times that the source ended by a fault, and began anew", labels=_OF_SOURCE)
+        refused = GaugeMetricFamily(
+            "symbiosis_meters_refused", "Meters that the server or broker refuses to give", labels=_OF_SOURCE)
         gaps = GaugeMetricFamily("symbiosis_gaps_open", "Gaps that have no end yet", labels=_OF_SOURCE)
         open_gaps = self._standing.coverage.open_gaps()
         for status in list(self._standing.statuses.values()):
             up.add_metric([status.source], status.state is State.RECEIVING)
             connects.add_metric([status.source], status.connects)
             faults.add_metric([status.source], status.faults)
+            refused.add_metric([status.source], len(status.refused))
             gaps.add_metric([status.source], open_gaps[status.source])
-        yield from (up, connects, faults, gaps)
+        yield from (up, connects, faults, refused, gaps)
 
     def _completeness(self) -> Iterator[Metric]:
         complete = GaugeMetricFamily(

@@ -193,6 +193,7 @@ class Sources:
                 why = Interruption("it is reached in another way from now on", kept=protocol_of(name) == MQTT)
                 self._out.batches.put_now(Chunk(name, interruption=why))
             else:
+                self._out.statuses[name].refuse({})
                 self._out.statuses[name].become(State.STOPPED, "no meter of the park is there any more")
         for name in sorted(plan.names - self._running.keys()):
             self._running[name] = self._made(name, plan)

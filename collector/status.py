@@ -6,8 +6,8 @@ A change of state is logged once and passed on; counts are only counted.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from collector.batches import Rows
@@ -46,6 +46,8 @@ class SourceStatus:
         When it was last heard, keep-alives included [us]; None where only the state tells that it is there.
     faults
         How often it ended by an error that nobody expected, and began anew.
+    refused
+        Why, of the meters that its server or broker refuses to give; at a broker of the topic where that is of many.
     is_in_doubt
         Whether somebody behind it may be gone: that it is there says nothing of its meters.
     """
@@ -63,21 +65,33 @@ class SourceStatus:
     connects: int = 0
     heard_us: int | None = None
     faults: int = 0
+    refused: Mapping[str, str] = field(default_factory=dict)
     is_in_doubt: bool = False
 
     def __post_init__(self) -> None:
         self.since = self.now()
 
     def become(self, state: State, detail: str = "") -> None:
-        """Change the state; logged and passed on if it is another one. A detail alone changes in silence."""
-        changed = state != self.state
+        """Change the state; logged and passed on if it is another one. A detail alone is not logged."""
+        changed, before = state != self.state, self.detail
         self.detail = detail
         if not changed:
+            if state is State.WAITING and detail != before:
+                self._tell()
             return
         self.state, self.since = state, self.now()
         self.connects += state is State.RECEIVING
         level = logging.WARNING if state is State.WAITING else logging.INFO
         _logger.log(level, "%s: %s%s", self.source, state, f": {detail}" if detail else "")
+        self._tell()
+
+    def refuse(self, refused: Mapping[str, str]) -> None:
+        """Note which meters are not to be had; whoever found it out has logged it."""
+        if refused != self.refused:
+            self.refused = dict(refused)
+            self._tell()
+
+    def _tell(self) -> None:
         if self.on_change is not None:
             self.on_change(self)
 

@@ -40,6 +40,7 @@ STANDS_STILL_S = 60.0       # a main loop that has not come round for so long wi
 REQUEST_S = 5.0             # a client that says nothing for so long is left
 _WORKS = frozenset({"armed", "collecting", "ready", "processing", "window"})
 _DOES_NOT = frozenset({"waiting", "connecting"})
+_LACKS = "not_collected"    # told beside readiness: one wrong tag of many shall not take the service out of service
 
 Address = tuple[str, int]
 
@@ -60,6 +61,7 @@ class Health:
         self._now = now
         self._beat: float | None = None
         self._works = False             # it has said once that it does
+        self._lacking: Mapping[str, object] = {}
         self._hindered: tuple[str, Mapping[str, object]] | None = ("starting", {})
 
     def beat(self) -> None:
@@ -73,6 +75,8 @@ class Health:
             self._hindered = None
         elif state in _DOES_NOT:
             self._hindered = (state, dict(detail))
+        elif state == _LACKS:
+            self._lacking = {_LACKS: dict(detail)} if detail["count"] else {}
 
     def alive(self) -> dict[str, object] | None:
         """Return why the service does not live; None while it does. Before its first beat it is starting."""
@@ -83,6 +87,11 @@ class Health:
         """Return why the service does not do its work; None while it does."""
         hindered = self._hindered
         return None if hindered is None else {"reason": hindered[0], **hindered[1]}
+
+    @property
+    def lacking(self) -> Mapping[str, object]:
+        """What of its work it cannot do though it is ready; empty if there is nothing."""
+        return self._lacking
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield readiness for Prometheus."""
@@ -181,7 +190,8 @@ def observed(
 
     def tell(state: str, detail: Mapping[str, object]) -> None:
         health.note(state, detail)
-        say(state, detail)
+        if state != _LACKS:             # the collector has logged it, and its state is what it was
+            say(state, detail)
 
     watch.report_to(reloaded, health.beat)
     with ExitStack() as stack:
@@ -204,9 +214,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer with what the path asks for."""
         path = self.path.partition("?")[0]
         if path == "/healthz":
-            self._answer_json(self.of_health.alive(), "alive")
+            self._answer_json(self.of_health.alive(), "alive", {})
         elif path == "/readyz":
-            self._answer_json(self.of_health.unready(), "ready")
+            self._answer_json(self.of_health.unready(), "ready", self.of_health.lacking)
         elif path == "/metrics":
             encode, kind = choose_encoder(self.headers.get("Accept", ""))
             self._answer(HTTPStatus.OK, kind, encode(self.of_registry))
@@ -215,9 +225,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
-    def _answer_json(self, wrong: Mapping[str, object] | None, right: str) -> None:
-        """Answer that all is right, or what is wrong."""
-        said = {"service": self.of_health.name, right: wrong is None, **(wrong or {})}
+    def _answer_json(self, wrong: Mapping[str, object] | None, right: str, beside: Mapping[str, object]) -> None:
+        """Answer that all is right, or what is wrong, and what else there is to say."""
+        said = {"service": self.of_health.name, right: wrong is None, **(wrong or {}), **beside}
         body = json.dumps(said, ensure_ascii=False, default=str).encode() + b"\n"
         self._answer(HTTPStatus.OK if wrong is None else HTTPStatus.SERVICE_UNAVAILABLE, "application/json", body)
 

@@ -144,8 +144,14 @@ class BrokerSource:
         for topic in sorted(link.refused - self._said_refused):
             _logger.warning("%s: the broker refuses topic %r", self.name, topic)
         self._said_refused = set(link.refused)
+        self._status.refuse({name: f"the broker refuses topic {topic!r}"
+                             for topic in sorted(link.refused) for name in self._meters_of(topic)})
         detail = f"refused: {', '.join(sorted(link.refused))}" if link.refused else ""
         self._status.become(State.RECEIVING, detail)
+
+    def _meters_of(self, topic: str) -> Sequence[str]:
+        """Return whose readings come on a topic; the topic itself stands for many that are not told apart."""
+        return [topic]
 
     def _lost(self, reason: str) -> None:
         """Note that the broker is away."""
@@ -198,6 +204,9 @@ class MqttSource(BrokerSource):
 
     def _new_link(self) -> Link:
         return Link(self.broker, self._topics.topics, self._inbox)
+
+    def _meters_of(self, topic: str) -> Sequence[str]:
+        return self._topics.meters_of(topic)
 
     def _chunk(self, parcels: Sequence[Parcel]) -> tuple[Chunk, Acknowledging]:
         """Return the readings of messages with whom to tell of their commit, and the last one's connection."""

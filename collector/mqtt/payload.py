@@ -105,6 +105,10 @@ class Topics:
         """The topics to subscribe."""
         return sorted(self._rules)
 
+    def meters_of(self, topic: str) -> list[str]:
+        """Return the meters that are read from a topic."""
+        return [rule.meter for rule in self._rules.get(topic, ())]
+
     def apply(self, register: Register) -> None:
         """Read by the rules of a changed register from now on.
 

@@ -184,6 +184,7 @@ class OpcuaSource:
     def changed(self) -> None:
         """Say how the server fares as a whole: it is receiving when every session is."""
         away = [share.away for share in self._shares if share.away is not None]
+        self._status.refuse({meter: why for share in self._shares for meter, why in share.refused.items()})
         if not away:
             self._status.become(State.RECEIVING, "; ".join(filter(None, (s.refusals for s in self._shares))))
             self.armed.set()

@@ -84,6 +84,11 @@ class Share:
         return () if self._subscription is None else self._subscription.items.keys()
 
     @property
+    def refused(self) -> Mapping[str, str]:
+        """Why, of the meters that the server refuses."""
+        return {} if self._subscription is None else self._subscription.refused
+
+    @property
     def refusals(self) -> str:
         """What the server refused, as a detail of the state."""
         return "" if self._subscription is None else self._subscription.refusals

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import pytest
 
 from collector.backoff import JITTER, Backoff
-from collector.batches import Rows
+from collector.batches import Batches, Rows
+from collector.durable import Away
 from collector.mqtt.broker import Broker, broker_of, default_client_id
+from collector.mqtt.client import MqttSource
+from collector.mqtt.payload import Topics, rules_of
 from collector.register import register_of
 from collector.rejections import EXCERPT, Rejections
 from collector.status import SourceStatus, State
 from collector.times import micros, micros_of_seconds, moment, plausible
+from park.clock import REAL_TIME
 from park.errors import InputError
 from tests.collector.running import at, mqtt, opcua, park_of
 
@@ -65,14 +70,39 @@ def test_rejections_are_counted_by_reason_and_the_first_of_a_kind_is_logged(capl
     assert told[1] == ("mqtt", "b", "not JSON", b"again")
 
 
-def test_a_change_of_state_is_said_once_and_a_detail_in_silence(caplog):
+def test_a_change_of_state_is_said_once_and_the_latest_reason_is_told(caplog):
     seen = []
     status = SourceStatus("mqtt", "mqtt", lambda: 7.0, lambda s: seen.append((s.state, s.detail)))
     status.become(State.WAITING, "refused")
     status.become(State.WAITING, "refused again")
-    assert seen == [(State.WAITING, "refused")]
+    status.become(State.WAITING, "refused again")
+    assert seen == [(State.WAITING, "refused"), (State.WAITING, "refused again")]
     assert (status.detail, status.since) == ("refused again", 7.0)
     assert len(caplog.records) == 1
+
+
+def test_a_database_that_is_away_for_another_reason_now_is_told_and_said_once(caplog):
+    told = []
+    away = Away(lambda: told.append(away.detail))
+    for reason in ("no route", "no route", "out of memory"):
+        away.since(reason, "database is away: %s")
+    away.over("database is back")
+    assert told == ["no route", "out of memory", None]
+    assert caplog.text.count("database is away") == 1
+
+
+async def test_the_meters_of_a_topic_that_a_broker_refuses_are_known_by_name():
+    register = register_of(park_of(mqtt("FT1", "plant/1"), mqtt("FT2", "plant/2"), mqtt("TT2", "plant/2")))
+    told = []
+    status = SourceStatus("mqtt", "mqtt", lambda: 0.0, lambda status: told.append(dict(status.refused)))
+    rejections = Rejections()
+    source = MqttSource(broker_of("mqtt://127.0.0.1:1", "p"), Topics(rules_of(register, "mqtt"), rejections), Batches(),
+                        status, REAL_TIME)
+    source._say_refused(SimpleNamespace(refused={"plant/2"}))
+    why = "the broker refuses topic 'plant/2'"
+    assert told[0] == {"FT2": why, "TT2": why}
+    source._say_refused(SimpleNamespace(refused=set()))
+    assert status.refused == {}
 
 
 def test_committed_rows_are_counted_with_their_latest_times():

@@ -16,6 +16,7 @@ from asyncua.common.utils import ServiceError
 from asyncua.server.internal_server import InternalServer
 from asyncua.server.subscription_service import SubscriptionService
 from asyncua.server.uaprocessor import UaProcessor
+from prometheus_client import CollectorRegistry
 
 from collector.opcua import session, share, tags
 from collector.opcua.subscribing import Subscriber
@@ -85,13 +86,24 @@ async def test_bad_nodes_are_named_once_harm_no_other_and_are_collected_when_the
     server = await opcua_server(["FT1"])
     park = park_of(opcua(server.url, "FT1"), opcua(server.url, "FT2"),
                    opcua(server.url, "FT3", node_id="nsu=urn:elsewhere;s=FT3"))
-    async with collecting(park, postgres_dsn):
+    counted = CollectorRegistry()
+    source = f"opcua:{server.url}"
+
+    def refused() -> float | None:
+        return counted.get_sample_value("symbiosis_meters_refused", {"source": source})
+
+    async with collecting(park, postgres_dsn, metrics=counted) as running:
         await until(lambda: rows(postgres_dsn, "select detail from collector_source") == [
             ("not collected: FT2: BadNodeIdUnknown; FT3: its namespace is not on the server",)])
+        await running.saw("not_collected", count=2, meters={
+            "FT2": f"{source}: BadNodeIdUnknown", "FT3": f"{source}: its namespace is not on the server"})
+        assert refused() == 2
         await server.push("FT1", 1.0, at(0))
         await until_stored(postgres_dsn, 1)
         await server.add("FT2")
         await until(lambda: "FT2 is collected now" in caplog.text, "FT2")
+        await running.saw("not_collected", count=1)
+        assert refused() == 1
         await server.push("FT2", 1.0, at(0))
         await until_stored(postgres_dsn, 2)
     assert caplog.text.count("FT2 (ns=2;s=FT2) is not collected: BadNodeIdUnknown; tried again") == 1

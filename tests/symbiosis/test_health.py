@@ -70,6 +70,22 @@ def test_a_service_is_ready_from_the_moment_that_it_says_so_until_something_is_a
     assert ready()[0] == 200
 
 
+def test_meters_that_are_refused_are_listed_and_leave_a_service_ready(health: Health, url: str) -> None:
+    lacking = {"count": 7, "meters": {"FT2": "opcua:opc.tcp://plc: BadNodeIdUnknown"}}
+    health.note("armed", {"opcua": 20})
+    health.note("not_collected", lacking)
+    ready = Answer(url, "/readyz")
+    assert (ready.status, ready.json) == (200, {"service": "collect", "ready": True, "not_collected": lacking})
+    health.note("waiting", {"for": {"database": "gone"}})
+    assert Answer(url, "/readyz").json == {
+        "service": "collect", "ready": False, "reason": "waiting", "for": {"database": "gone"},
+        "not_collected": lacking}
+    assert Answer(url, "/healthz").json == {"service": "collect", "alive": True}
+    health.note("collecting", {})
+    health.note("not_collected", {"count": 0, "meters": {}})
+    assert Answer(url, "/readyz").json == {"service": "collect", "ready": True}
+
+
 def test_a_service_lives_while_its_main_loop_comes_round(url: str) -> None:
     now = 0.0
     health = Health("process", lambda: now)
