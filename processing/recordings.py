@@ -21,6 +21,7 @@ import gzip
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -46,6 +47,10 @@ ROW = np.dtype([("time", "<i8"), ("meter", "<i4"), ("quality", "<i4"), ("value",
 COLUMNS = ("time", "meter", "value", "quality")
 QUALITIES = {"": Quality.GOOD, "good": Quality.GOOD, "uncertain": Quality.UNCERTAIN, "bad": Quality.BAD}
 OFFSET = r"(Z|[+-]\d{2}:?\d{2})$"
+
+LATEST_YEAR = 2200
+LATEST_US = round(datetime(LATEST_YEAR, 1, 1, tzinfo=UTC).timestamp() * 1e6)
+"""Times from then on are faults of whoever recorded them, and of a calendar's end."""
 
 TOLD = 10
 """Faults of a file that are told one by one, and unknown meters that are named."""
@@ -134,7 +139,7 @@ class Recordings:
                 first += len(batch)
         except _RowFault as fault:
             raise InputError("\n".join(_faults(path, fault))) from fault
-        except (pa.ArrowException, OSError, EOFError) as error:
+        except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
             told = _faults(path, error)
             raise InputError("\n".join(told) if told else f"{path}: {_first_line(error)}") from error
 
@@ -259,6 +264,8 @@ def _times(column: pa.Array) -> npt.NDArray[np.int64]:
     if column.null_count:
         raise _RowFault
     found: npt.NDArray[np.int64] = column.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
+    if ((found < 0) | (found >= LATEST_US)).any():
+        raise _RowFault(f"times must be from 1970 to {LATEST_YEAR}")
     return found
 
 
@@ -298,7 +305,7 @@ def _faults(path: Path, error: BaseException) -> list[str]:
                 number += 1
                 if number <= TOLD:
                     found.append(f"{place}: {fault}")
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, pa.ArrowException):
+    except (OSError, EOFError, UnicodeDecodeError, OverflowError, csv.Error, pa.ArrowException):
         return found or [f"{path}: {_first_line(error)}"]
     return [*found, f"{path}: and {number - TOLD} more"] if number > TOLD else found
 
@@ -333,12 +340,11 @@ def _fault(row: dict[Any, Any]) -> str | None:
 def _time_fault(time: Any) -> str | None:
     if time is None:
         return "time is empty"
-    if not isinstance(time, str):
-        return None
     try:
         _times(pa.array([time]))
     except (_RowFault, pa.ArrowException):
-        return f"time {time!r} must be ISO 8601 with an offset, such as 2026-01-01T00:00:00Z"
+        example = f"2026-01-01T00:00:00Z, from 1970 to {LATEST_YEAR}"
+        return f"time {time!r} must be ISO 8601 with an offset, such as {example}"
     return None
 
 

@@ -148,6 +148,8 @@ GOOD = ("2026-01-01T00:00:00Z", "FT1", "1.0", "good")
     (("time", "meter", "value"), (*GOOD[:2], "much"), "wrong.csv:3: value must be a finite number, got 'much'"),
     (("time", "meter", "value"), (*GOOD[:2], "inf"), "wrong.csv:3: value must be a finite number, got 'inf'"),
     (("time", "meter", "value"), ("yesterday+00:00", "FT1", 1.0), "wrong.csv:3: time 'yesterday.00:00' must be"),
+    (("time", "meter", "value"), ("9999-12-31T23:59:59Z", "FT1", 1.0), "wrong.csv:3: time .* from 1970 to 2200"),
+    (("time", "meter", "value"), ("0001-01-01T00:00:00Z", "FT1", 1.0), "wrong.csv:3: time .* from 1970 to 2200"),
     (("time", "meter", "value"), (GOOD[0],), "wrong.csv:3: must have as many entries"),
 ])
 def test_wrong_rows_are_refused_with_file_line_and_reason(tmp_path, header, row, message):
@@ -157,6 +159,21 @@ def test_wrong_rows_are_refused_with_file_line_and_reason(tmp_path, header, row,
     with pytest.raises(InputError, match=message) as caught:
         replay(works(), [path], tmp_path / "out")
     assert str(path) in str(caught.value)
+
+
+def test_what_is_no_text_is_refused_with_its_file(tmp_path):
+    path = tmp_path / "wrong.csv"
+    path.write_bytes(bytes(range(128, 256)) * 100 + b"\n\xff\xfe,\x00\n")
+    with pytest.raises(InputError, match=str(path)):
+        replay(works(), [path], tmp_path / "out")
+
+
+def test_times_of_parquet_beyond_any_calendar_are_refused_with_their_row(tmp_path):
+    path = tmp_path / "a.parquet"
+    times = pa.array([0, 2**62], pa.timestamp("us", "UTC"))
+    pyarrow.parquet.write_table(pa.table({"time": times, "meter": ["FT1", "FT1"], "value": [1.0, 1.0]}), path)
+    with pytest.raises(InputError, match="from 1970 to 2200"):
+        replay(works(), [path], tmp_path / "out")
 
 
 def test_every_fault_has_its_line_and_many_are_counted(tmp_path):
