@@ -92,12 +92,13 @@ class Coverage:
         self.holes = Holes()
         self._gaps: dict[str, Gap] = {}              # of which holes are being filled, by key
         self._lay_out(register)
-        self._lay_heirs(register)
 
     def _lay_out(self, register: Register) -> None:
         """Prepare what is asked of each meter."""
         self._ids = register.ids
         self._source = register.source
+        self._dropped = register.dropped
+        self._heirs = register.heirs            # what is on its way for an old place counts for the new one
         self._interval_us = [round(meter.interval_s * MICROS) for meter in register.meters]
         self._periodic = [meter.sampling == "periodic" for meter in register.meters]
         self._skipped_us = [
@@ -115,7 +116,6 @@ class Coverage:
         earlier = {place for places in self._places.values() for place in places}
         self._lay_out(register)
         self._owed |= dict.fromkeys(set(register.live) - earlier, now_us)
-        self._lay_heirs(register)
         for place in register.dropped:
             self._leave(place, now_us)
         for source, disturbance in list(self._disturbances.items()):
@@ -125,17 +125,6 @@ class Coverage:
                 disturbance.gap.ended_us = max(now_us, disturbance.gap.started_us)
                 self._changed[disturbance.gap.key] = disturbance.gap
             self._settle(source, disturbance)
-
-    def _lay_heirs(self, register: Register) -> None:
-        """Note who takes the place of a meter that is read in another way, at the same source, from now on.
-
-        What is on its way for the old place counts for the new one, and the new one's first reading is held against
-        the old one's last: no reading is missing between.
-        """
-        live = {(register.ids[place], register.source[place]): place for place in register.live}
-        self._dropped = register.dropped
-        self._heirs = {old: live[of] for old in register.dropped
-                       if (of := (register.ids[old], register.source[old])) in live}
 
     def _leave(self, place: int, now_us: int) -> None:
         """Forget a place that is not collected any more; its heir goes on with what was heard."""

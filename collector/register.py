@@ -69,6 +69,12 @@ class Register:
         return tuple(place for place in range(len(self.meters)) if place not in self.dropped)
 
     @cached_property
+    def heirs(self) -> Mapping[int, int]:
+        """By the place of a meter that is read in another way, at the same source, from now on: its new place."""
+        live = {(self.meters[place].id, self.source[place]): place for place in self.live}
+        return {old: live[of] for old in self.dropped if (of := (self.meters[old].id, self.source[old])) in live}
+
+    @cached_property
     def ids(self) -> tuple[str, ...]:
         """Meter ids by place."""
         return tuple(meter.id for meter in self.meters)

@@ -8,10 +8,10 @@ from collector.batches import Rows
 from collector.mqtt.values import Rejected
 from collector.register import Register
 from collector.rejections import Rejections
-from collector.sparkplug.host import decoded
 from collector.sparkplug.node import Meters, known, nodes_of, text
 from collector.sparkplug.order import Message
 from collector.sparkplug.readings import Readings
+from collector.sparkplug.wire import decoded
 
 _WITH_DEVICE = 5                    # levels of a topic: spBv1.0/GROUP/TYPE/NODE/DEVICE
 

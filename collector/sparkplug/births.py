@@ -11,10 +11,10 @@ from typing import Any
 
 from collector.discovery import Found, unit_named
 from collector.mqtt.values import Rejected
-from collector.sparkplug.host import NAMESPACE, Command, decoded, rebirth_of
+from collector.sparkplug.host import NAMESPACE, Command, rebirth_of
 from collector.sparkplug.metrics import ARRAYS, BOOLEAN_ARRAY, REALS, SIGNED_BITS, UNSIGNED_BITS
 from collector.sparkplug.node import BD_SEQ, NODE_CONTROL, NodeKey, text
-from collector.sparkplug.wire import BOOLEAN
+from collector.sparkplug.wire import BOOLEAN, decoded
 
 COLUMNS = ("sparkplug.group", "sparkplug.edge_node", "sparkplug.device", "sparkplug.metric")
 MOST_METRICS = 50_000

@@ -16,9 +16,7 @@ whether it lives in `doubt`, and what becomes of metrics in `readings`.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
-
-from google.protobuf.message import DecodeError
+from typing import NamedTuple
 
 from collector.mqtt.values import Rejected
 from collector.register import SPARKPLUG, Register
@@ -27,13 +25,12 @@ from collector.sparkplug import doubt
 from collector.sparkplug.node import Node, NodeKey, bd_seq_of, nodes_of
 from collector.sparkplug.order import Message
 from collector.sparkplug.readings import Readings, Segment
-from collector.sparkplug.wire import Payload, rebirth
+from collector.sparkplug.wire import decoded, rebirth
 from collector.times import plausible
 
 NAMESPACE = "spBv1.0"
 CONFIRM_S = 5.0                     # wall; our STATE has come back by then, unless the broker keeps it from us
 SPREAD_S = 0.02                     # wall; from one node to the next, when all are asked: BIRTHs may be large
-LARGEST_PAYLOAD = 4 << 20           # bytes; a BIRTH of 10,000 metrics with metadata is about 1 MiB
 _LEVELS = (4, 5)                    # spBv1.0/GROUP/TYPE/NODE[/DEVICE]
 _OF_NODE = frozenset({"NBIRTH", "NDATA", "NDEATH"})
 _OF_DEVICE = frozenset({"DBIRTH", "DDATA", "DDEATH"})
@@ -212,6 +209,8 @@ class Host:
             return
         if self._is_confirmed:
             node.doubt.end()                        # it speaks
+        else:
+            node.doubt.begin(message.received_us)   # it spoke, but nobody knows when
         if message.kind == "NBIRTH":
             self._node_birth(node, message, now)
         elif node.order.expected is None:
@@ -348,19 +347,3 @@ def rebirth_of(key: NodeKey, timestamp_ms: int) -> Command:
     """Return the request to an edge node for its BIRTHs."""
     group, node = key
     return Command(f"{NAMESPACE}/{group}/NCMD/{node}", rebirth(timestamp_ms))
-
-
-def decoded(payload: bytes) -> Any:
-    """Return the payload's fields.
-
-    Raises
-    ------
-    Rejected
-        If it is too large or none.
-    """
-    if len(payload) > LARGEST_PAYLOAD:
-        raise Rejected("payload is larger than 4 MiB")
-    try:
-        return Payload.FromString(payload)
-    except DecodeError:
-        raise Rejected("payload is not Sparkplug B") from None

@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
+
+from collector.mqtt.values import Rejected
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _Row = tuple[str, int, "_Field.Type.ValueType"]
@@ -20,6 +23,7 @@ _PACKAGE = "symbiosis.sparkplug"
 _ONE_OF = "value"
 REBIRTH = "Node Control/Rebirth"
 BOOLEAN = 11
+LARGEST_PAYLOAD = 4 << 20           # bytes; a BIRTH of 10,000 metrics with metadata is about 1 MiB
 
 _PAYLOAD: Sequence[_Row] = (
     ("timestamp", 1, _Field.TYPE_UINT64), ("metrics", 2, _Field.TYPE_MESSAGE), ("seq", 3, _Field.TYPE_UINT64))
@@ -78,3 +82,19 @@ def rebirth(timestamp_ms: int) -> bytes:
     payload.metrics.add(name=REBIRTH, timestamp=timestamp_ms, datatype=BOOLEAN, boolean_value=True)
     encoded: bytes = payload.SerializeToString()
     return encoded
+
+
+def decoded(payload: bytes) -> Any:
+    """Return the payload's fields.
+
+    Raises
+    ------
+    Rejected
+        If it is too large or none.
+    """
+    if len(payload) > LARGEST_PAYLOAD:
+        raise Rejected("payload is larger than 4 MiB")
+    try:
+        return Payload.FromString(payload)
+    except DecodeError:
+        raise Rejected("payload is not Sparkplug B") from None

@@ -232,3 +232,22 @@ def test_values_that_cannot_be_named_are_marked_though_the_node_was_asked_before
     assert (plant.commands, plant.causes) == (ASKED, [("g/e sent data before its BIRTH", False)])
     assert plant.rejections.by_reason(SPARKPLUG) == {"no BIRTH of the node is known": 2}
     assert not any(math.isnan(value) for value in plant.values)
+
+
+@pytest.mark.parametrize("kept", ["birth", "data"])
+def test_a_dead_node_of_which_the_broker_had_kept_something_is_in_doubt(plant, kept):
+    connect(plant, away=1.0)
+    plant.wait(1.1 * ANSWER_S)
+    assert len(deaths(plant)) == 3
+    plant.host.lost(plant.received_us)
+    plant.host.connected(plant.received_us, plant.now)
+    if kept == "birth":
+        plant.born(tick=9)
+    else:
+        plant.flow(3, 9000.0)
+    assert plant.host.is_in_doubt
+    plant.host.confirmed(plant.now)
+    plant.wait(REBIRTH_S)
+    plant.wait(1.1 * ANSWER_S)
+    assert len(deaths(plant)) == (4 if kept == "data" else 3)       # a BIRTH of nulls told of no value
+    assert not plant.host.is_in_doubt
