@@ -38,7 +38,7 @@ def _drained(detail: Detail) -> str:
 
 
 def _waiting(detail: Detail) -> str:
-    away = detail.get("for")
+    away = detail.get("for", "the database")        # processing waits for nothing else
     return f"waiting for {', '.join(map(str, away)) if isinstance(away, Mapping) else away}"
 
 

@@ -25,6 +25,7 @@ BY_THEMSELVES = {"source", "store", "unserved", "late", "note"}       # logged a
     ("drained", {"queued": 0, "mqtt": 4}, "stopped, before everything was delivered"),
     ("waiting", {"for": {"mqtt": "refused"}}, "waiting for mqtt"),
     ("waiting", {"for": "the database"}, "waiting for the database"),
+    ("waiting", {"reason": "connection refused"}, "waiting for the database"),
     ("window", {"readings": 5, "reconciled": 3, "start": "x"},
      "the first window is stored: 5 readings, 3 flows reconciled"),
     ("a new one", {"a": 1}, "a new one a=1"),
