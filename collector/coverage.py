@@ -228,32 +228,33 @@ class Coverage:
         if chunk.interruption is not None:
             self._interrupt(chunk.source, chunk.interruption)
         disturbance = self._disturbances.get(chunk.source)
-        last, arrived = self._last, self._arrived
-        for place, source_us, received_us in zip(
-                chunk.rows.place, chunk.rows.source_us, chunk.rows.received_us, strict=True):
-            if place in self._dropped:
-                if place not in self._heirs:
-                    continue
-                place = self._heirs[place]
+        rows = chunk.rows
+        places = self._places_now(rows.place) if self._dropped else rows.place
+        last, arrived, silent, skipped_us = self._last, self._arrived, self._silent, self._skipped_us
+        for place, source_us, received_us in zip(places, rows.source_us, rows.received_us, strict=True):
             before = last.get(place)
-            if source_us == before:
-                continue                            # delivered again
+            if source_us == before or place < 0:
+                continue                            # delivered again, or not collected any more
             arrived[place] = received_us
             if before is None:
                 self._first[place] = source_us
                 begun_us = self._owed.get(place)
-                if begun_us is not None and source_us - begun_us > self._skipped_us[place]:
+                if begun_us is not None and source_us - begun_us > skipped_us[place]:
                     self._miss(place, begun_us, source_us)
             if before is None or source_us > before:
                 if disturbance is not None and place in disturbance.waiting:
                     self._hear(disturbance, chunk.source, place, source_us)
-                elif before is not None and source_us - before > self._skipped_us[place]:
+                elif before is not None and source_us - before > skipped_us[place]:
                     self._miss(place, before, source_us)
                 last[place] = source_us
-            if place in self._silent:
+            if place in silent:
                 self._hear_again(place, source_us if source_us == last[place] else received_us)
         if disturbance is not None and len(chunk.rows):
             self._settle(chunk.source, disturbance)
+
+    def _places_now(self, places: Iterable[int]) -> list[int]:
+        """Return the places of rows as they are now; -1 for those of meters that are not collected any more."""
+        return [place if place not in self._dropped else self._heirs.get(place, -1) for place in places]
 
     def tick(self, now_us: int) -> None:
         """Open a gap for each interrupted source, and each meter of another, that owes a reading by `now_us` [us]."""
