@@ -13,6 +13,7 @@ from enum import StrEnum
 from collector.batches import Rows
 
 _logger = logging.getLogger(__name__)
+_HINT = "(hint: "           # what somebody is to do about it, which the log shall have
 
 
 class State(StrEnum):
@@ -67,22 +68,25 @@ class SourceStatus:
     faults: int = 0
     refused: Mapping[str, str] = field(default_factory=dict)
     is_in_doubt: bool = False
+    _said: set[str] = field(default_factory=set, init=False, repr=False)    # details of this state that were logged
 
     def __post_init__(self) -> None:
         self.since = self.now()
 
     def become(self, state: State, detail: str = "") -> None:
-        """Change the state; logged and passed on if it is another one. A detail alone is not logged."""
+        """Change the state; logged and passed on if it is another one. Of a detail alone only a hint is logged."""
         changed, before = state != self.state, self.detail
         self.detail = detail
         if not changed:
             if state is State.WAITING and detail != before:
+                if _HINT in detail and detail not in self._said:
+                    self._say(logging.WARNING)
                 self._tell()
             return
         self.state, self.since = state, self.now()
         self.connects += state is State.RECEIVING
-        level = logging.WARNING if state is State.WAITING else logging.INFO
-        _logger.log(level, "%s: %s%s", self.source, state, f": {detail}" if detail else "")
+        self._said.clear()
+        self._say(logging.WARNING if state is State.WAITING else logging.INFO)
         self._tell()
 
     def refuse(self, refused: Mapping[str, str]) -> None:
@@ -90,6 +94,10 @@ class SourceStatus:
         if refused != self.refused:
             self.refused = dict(refused)
             self._tell()
+
+    def _say(self, level: int) -> None:
+        self._said.add(self.detail)
+        _logger.log(level, "%s: %s%s", self.source, self.state, f": {self.detail}" if self.detail else "")
 
     def _tell(self) -> None:
         if self.on_change is not None:

@@ -103,6 +103,7 @@ class Link:
         self._awaited: dict[int, list[str]] = {}        # SUBSCRIBEs without an answer: their topics
         self._awaiting = threading.Lock()               # an answer may come before its number is noted
         self._started = False
+        self._was_answered = False      # the broker has said yes or no
         self._client = self._new_client()
 
     async def connect(self) -> bool:
@@ -116,7 +117,10 @@ class Link:
         await asyncio.to_thread(connect, self._client, self.broker)
         self._client.loop_start()
         self._started = True
-        kept: bool = await self._answer(self._connected)
+        try:
+            kept: bool = await self._answer(self._connected)
+        except BrokerError as error:
+            raise BrokerError(f"{error}{self._hint()}") from None
         return kept
 
     async def subscribed(self) -> None:
@@ -189,6 +193,13 @@ class Link:
             return future.result()
         raise BrokerError(self._ended.result())
 
+    def _hint(self) -> str:
+        """Return what may be wrong where a broker ends a connection over TLS without a word, as in TLS 1.3."""
+        tls = None if self.broker.entry is None else self.broker.entry.tls
+        if self.broker.tls is None or self._was_answered or (tls is not None and tls.cert_file is not None):
+            return ""
+        return " (hint: the broker may ask for a certificate of ours: tls.cert_file and tls.key_file of its entry)"
+
     def _new_client(self) -> SiftingClient:
         client = new_client(self.broker)
         client.on_publishes = self._on_publishes
@@ -222,6 +233,7 @@ class Link:
         return SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
 
     def _on_connect(self, _client: paho.Client, _data: Any, flags: paho.ConnectFlags, reason: Any, _more: Any) -> None:
+        self._was_answered = True
         if reason.is_failure:
             self._tell(self._ended, f"the broker refuses the connection: {reason}")
             return

@@ -81,6 +81,14 @@ def test_a_change_of_state_is_said_once_and_the_latest_reason_is_told(caplog):
     assert len(caplog.records) == 1
 
 
+def test_a_hint_is_logged_once_a_state_though_the_state_is_as_it_was(caplog):
+    status = SourceStatus("mqtt", "mqtt", lambda: 7.0)
+    for reason in ("no answer", "refused (hint: trust it)", "no answer", "refused (hint: trust it)"):
+        status.become(State.WAITING, reason)
+    assert [record.getMessage() for record in caplog.records] == [
+        "mqtt: waiting: no answer", "mqtt: waiting: refused (hint: trust it)"]
+
+
 def test_a_database_that_is_away_for_another_reason_now_is_told_and_said_once(caplog):
     told = []
     away = Away(lambda: told.append(away.detail))

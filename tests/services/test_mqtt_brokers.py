@@ -146,7 +146,8 @@ async def test_a_broker_that_does_not_trust_us_is_waited_for_and_said(authority,
     park = of_broker(f"mqtts://127.0.0.1:{port}", tls=Tls(ca_file=str(authority.file)))
     with mosquitto(tmp_path, over_tls(authority, port, more="require_certificate true")):
         async with collecting(park, postgres_dsn, armed=False) as running:
-            await running.saw("waiting")
+            why = str(await running.saw("waiting"))
+            assert "(hint: the broker may ask for a certificate of ours: tls.cert_file" in why
             assert not any(said == "armed" for said, _ in running.said)
 
 
