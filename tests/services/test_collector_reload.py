@@ -198,6 +198,20 @@ async def test_a_meter_that_is_read_in_another_unit_keeps_what_was_read_in_the_o
     assert [value for (value,) in rows(postgres_dsn, "select value from reading order by source_time")] == [1.0, 3.6]
 
 
+async def test_a_change_of_units_while_readings_come_leaves_no_gap(broker, postgres_dsn, tmp_path):
+    units = [mqtt("A", unit=unit, interval_s=2.0) for unit in ("kg/s", "t/h")]
+    async with (
+        plant(tmp_path, postgres_dsn, units[0], broker=broker.url) as of,
+        publishing(broker) as instrument,
+        beating(lambda now: instrument.send("plant/A", [json.dumps({"value": 1.0, "ts": now.isoformat()})])) as sent,
+    ):
+        for number in range(1, 3):
+            after = len(sent)
+            await until(lambda after=after: len(stored(postgres_dsn, "A")) > after + 35, "A before the change")
+            assert (await of.change(units[number % 2]))[0] == "applied"
+    assert rows(postgres_dsn, "select meter, cause, started_at, ended_at from gap") == []
+
+
 async def test_a_change_that_cannot_be_put_into_force_is_refused_and_nothing_has_changed(
     opcua_server, postgres_dsn, tmp_path
 ):
