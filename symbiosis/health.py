@@ -72,7 +72,8 @@ class Health:
         """Take in a state that the service says."""
         if state in _WORKS:
             self._works = True
-            self._hindered = None
+            if state != "armed" or not self._waits:     # subscriptions may be in force before the database is there
+                self._hindered = None
         elif state in _DOES_NOT:
             self._hindered = (state, dict(detail))
         elif state == _LACKS:
@@ -87,6 +88,10 @@ class Health:
         """Return why the service does not do its work; None while it does."""
         hindered = self._hindered
         return None if hindered is None else {"reason": hindered[0], **hindered[1]}
+
+    @property
+    def _waits(self) -> bool:
+        return self._hindered is not None and self._hindered[0] == "waiting"
 
     @property
     def lacking(self) -> Mapping[str, object]:

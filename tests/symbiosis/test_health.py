@@ -157,3 +157,12 @@ def test_changes_of_the_park_are_counted_by_what_became_of_them_and_said(tmp_pat
         assert Answer(where["url"], "/readyz").status == 200
     assert [state for state, _ in said] == ["metrics", "note", "note", "note", "ready"]
     assert said[1][1] == {"text": "the changed park.yaml is refused, the one before goes on: a fault"}
+
+
+def test_subscriptions_in_force_do_not_make_ready_what_waits_for_its_database():
+    health = Health("collect")
+    health.note("waiting", {"for": {"database": "read-only"}})
+    health.note("armed", {"mqtt": 1})
+    assert health.unready() == {"reason": "waiting", "for": {"database": "read-only"}}
+    health.note("collecting", {})
+    assert health.unready() is None
