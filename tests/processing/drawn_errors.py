@@ -89,11 +89,12 @@ class CleanRuns:
         at = np.where(self._variable == NONE, 0, self._variable)
         statistic = np.full(len(said.slot_value), np.nan)
         statistic[:n] = (slots[:n] - off[at]) / self._scale
-        values = self._at.values
+        values = self._at.unbounded
         imbalance = self._projection.matrix @ errors[self._bound]
         assert self._at.found is not None
         return replace(
             self._at, start_us=start_us, end_us=start_us + length_us, statistic=statistic, values=values + off,
+            unbounded=values + off,
             observation=replace(said, measured=np.where(np.isnan(said.measured), np.nan, values + errors)),
             found=_Found(self._at.found.parts, imbalance))      # type: ignore[arg-type]
 
