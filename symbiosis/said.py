@@ -42,6 +42,14 @@ def _waiting(detail: Detail) -> str:
     return f"waiting for {', '.join(map(str, away)) if isinstance(away, Mapping) else away}"
 
 
+def _not_collected(detail: Detail) -> str:
+    if not detail.get("count"):
+        return "no meter is refused any more"
+    some = detail.get("meters")
+    why = "; ".join(f"{meter}: {reason}" for meter, reason in some.items()) if isinstance(some, Mapping) else ""
+    return f"meters that are refused: {detail['count']} ({why})"
+
+
 def _meters(detail: Detail) -> str:
     """Return how many meters there are by protocol."""
     counts = [f"{detail[key]} over {name}" for key, name in PROTOCOLS.items() if detail.get(key)]
@@ -56,6 +64,7 @@ _WORDS: Mapping[str, Callable[[Detail], str]] = {
     "connecting": lambda detail: f"connecting: {detail.get('receiving')} of {detail.get('of')} sources receive",
     "waiting": _waiting,
     "collecting": lambda _: "collecting",
+    "not_collected": _not_collected,
     "ready": lambda detail: f"ready: {detail.get('streams')} streams, {detail.get('meters')} meters",
     "processing": lambda _: "processing",
     "window": lambda detail: f"the first window is stored: {detail.get('readings')} readings, "

@@ -26,6 +26,8 @@ BY_THEMSELVES = {"source", "store", "unserved", "late", "note"}       # logged a
     ("waiting", {"for": {"mqtt": "refused"}}, "waiting for mqtt"),
     ("waiting", {"for": "the database"}, "waiting for the database"),
     ("waiting", {"reason": "connection refused"}, "waiting for the database"),
+    ("not_collected", {"count": 7, "meters": {"A": "mqtt: refused"}}, "meters that are refused: 7 (A: mqtt: refused)"),
+    ("not_collected", {"count": 0, "meters": {}}, "no meter is refused any more"),
     ("window", {"readings": 5, "reconciled": 3, "start": "x"},
      "the first window is stored: 5 readings, 3 flows reconciled"),
     ("a new one", {"a": 1}, "a new one a=1"),
