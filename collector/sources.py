@@ -102,6 +102,8 @@ class _Running:
         The tasks of the source; None while it does not run.
     has_failed
         Whether it ended by a fault, and is to be made anew.
+    is_left
+        Whether it is to end, and not to begin anew.
     """
 
     source: Source
@@ -110,6 +112,7 @@ class _Running:
     reading: asyncio.Task[None] | None = None
     group: asyncio.TaskGroup | None = None
     has_failed: bool = False
+    is_left: bool = False
 
     @property
     def receiver(self) -> asyncio.Task[None] | None:
@@ -186,6 +189,8 @@ class Sources:
         gone = [name for name in self._running if name not in plan.names or self._is_other(name, plan)]
         ended = [self._running.pop(name) for name in gone]
         staying = list(self._running)
+        for running in ended:
+            running.is_left = True
         await end(running.receiver for running in ended)
         await end(running.keeper for running in ended)
         for name in gone:
@@ -268,8 +273,7 @@ class Sources:
                 wait_s = faults.take(error)
                 self._interrupted(name, words_of(error))
                 running.has_failed = may_fail = True
-            task = asyncio.current_task()
-            if self._ending or (task is not None and task.cancelling()):    # a group that fails keeps that to itself
+            if self._ending or running.is_left:     # a group that fails at that moment keeps the cancelling to itself
                 return
             await asyncio.sleep(wait_s)
             faults.begin()

@@ -18,6 +18,7 @@ from asyncua.server.subscription_service import SubscriptionService
 from asyncua.server.uaprocessor import UaProcessor
 from prometheus_client import CollectorRegistry
 
+from collector import faults
 from collector.opcua import session, share, tags
 from collector.opcua.subscribing import Subscriber
 from collector.spool import SpoolSettings
@@ -135,6 +136,35 @@ async def test_an_index_that_stands_for_another_namespace_now_is_refused_until_t
         await until(lambda: bool(rows(postgres_dsn, "select from gap where ended_at is null")), "a gap")
         file.unlink()
         await until(lambda: ("INDEX", at(10), 2.0, 0) in rows(postgres_dsn), "the new order")
+
+
+@pytest.mark.parametrize("where", ["while it connects", "while it receives"])
+async def test_what_a_library_raises_at_one_server_ends_no_other_and_that_one_begins_anew(
+    opcua_server, postgres_dsn, caplog, monkeypatch, where
+):
+    monkeypatch.setattr(faults, "FIRST_S", 0.05)
+    steady, shaky = await opcua_server(["FT1"]), await opcua_server(["FT2"])
+    owner, name = (share, "connect") if where == "while it connects" else (share.Nameplates, "compare")
+    whole, broken = getattr(owner, name), [AssertionError(), AssertionError()]
+
+    async def breaking(*what):
+        url = what[0] if owner is share else what[1]._client.server_url.geturl()
+        if url == shaky.url and broken:
+            raise broken.pop()
+        return await whole(*what)
+
+    monkeypatch.setattr(owner, name, breaking)
+    counted = CollectorRegistry()
+    park = park_of(opcua(steady.url, "FT1"), opcua(shaky.url, "FT2"))
+    async with collecting(park, postgres_dsn, metrics=counted):
+        await until(lambda: counted.get_sample_value(
+            "symbiosis_source_faults_total", {"source": f"opcua:{shaky.url}"}) == 2, "two faults")
+        for server, meter in ((steady, "FT1"), (shaky, "FT2")):
+            await server.push(meter, 1.0, at(0))
+        await until_stored(postgres_dsn, 2)
+        assert counted.get_sample_value("symbiosis_source_connects_total", {"source": f"opcua:{steady.url}"}) == 1
+    assert caplog.text.count(f"opcua:{shaky.url}: a fault, in this program or a library") == 1
+    assert "Traceback" in caplog.text
 
 
 async def test_a_server_that_keeps_too_few_values_stops_the_start_and_is_named(opcua_server, postgres_dsn):
