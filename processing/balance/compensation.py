@@ -192,7 +192,10 @@ class Search:
         """Return the hypotheses above the limit, the likeliest first."""
         above = np.flatnonzero(score * score > self.limit**2 * information)
         above = above[information[above] > self.spent[above]]
-        above = above[[h not in taken for h in above]] if taken else above
+        above = above[[h not in taken for h in above.tolist()]] if taken else above
+        if len(above) < 2:
+            few: list[int] = above.tolist()
+            return few
         evidence = self._evidence(score, information, pull, above)
         first = np.argsort(-evidence, kind="stable")
         falls = -np.diff(evidence[first]) > ALIKE * abs(evidence[first[:-1]])
@@ -219,7 +222,7 @@ class Search:
     def _orthogonal(self, h: int, basis: list[Direction]) -> Direction:
         """Return the direction of h less what the errors taken before account for (Gram-Schmidt in the metric of L)."""
         if h not in self._raw:
-            self._raw[h] = self.errors.response(h), self.errors.relief(h)
+            self._raw[h] = self.errors.effects(h)
             self._first[h] = self._unit(h, *self._raw[h])
         if not basis:
             return self._first[h]

@@ -242,6 +242,11 @@ class DenseProjection:
         spread: Floats = np.sqrt((_weigh(self.matrix, self.root) ** 2).sum(axis=1))
         return spread
 
+    @property
+    def adjusts_apart(self) -> bool:
+        """False: the gain is at hand, and a product with it costs little."""
+        return False
+
     def column(self, stream: int) -> Floats:
         """Return column `stream` of A, shape (n_nodes,)."""
         entries: Floats = self.matrix[:, stream]

@@ -8,7 +8,7 @@ window (compensation.py). The main path: `Table.search`.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -40,10 +40,6 @@ class Found:
         bool, by node: likewise.
     compensated
         bool, as measured: of each group of suspects the one whose value was replaced.
-    bias, bias_std
-        as measured: measured minus true, as if this member of its group were the one; 0 where none.
-    leak_size, leak_std
-        by node: what is lost, positive; 0 where none.
     reconciled
         as measured: after compensation; NaN where unobservable.
     statistic
@@ -60,14 +56,30 @@ class Found:
         self.suspects: Bools = self._out(table.suspects)
         self.leaks: Bools = self._out(table.leaks)
         self.compensated: Bools = self._out(table.compensated)
-        self.bias: Floats = self._out(table.size[0])
-        self.bias_std: Floats = self._out(table.spread[0])
-        self.leak_size: Floats = self._out(table.size[1])
-        self.leak_std: Floats = self._out(table.spread[1])
         self.reconciled: Floats = self._out(table.reconciled)
         self.statistic: Any = float(table.statistic[0]) if self._single else table.statistic
         self.threshold: Any = float(table.threshold[0]) if self._single else table.threshold
         self.uncompensated = table.result
+
+    @cached_property
+    def bias(self) -> Floats:
+        """Measured minus true, as measured, as if this member of its group were the one; 0 where none."""
+        return self._sizes[0]
+
+    @cached_property
+    def bias_std(self) -> Floats:
+        """Std of `bias`, as measured; 0 where none."""
+        return self._sizes[1]
+
+    @cached_property
+    def leak_size(self) -> Floats:
+        """What is lost, by node, positive; 0 where none."""
+        return self._leaks[0]
+
+    @cached_property
+    def leak_std(self) -> Floats:
+        """Std of `leak_size`, by node; 0 where none."""
+        return self._leaks[1]
 
     @cached_property
     def classes(self) -> list[list[tuple[str, int]]]:
@@ -110,9 +122,31 @@ class Found:
                 tests[1][np.ix_(part.windows, errors.nodes)] = z[:, len(errors.streams) :]
         return tests
 
+    @cached_property
+    def _sizes(self) -> tuple[Floats, Floats]:
+        """Bias and its std."""
+        size, spread = self._table.written(0)
+        return self._out(size), self._out(spread)
+
+    @cached_property
+    def _leaks(self) -> tuple[Floats, Floats]:
+        """Size of leaks and its std."""
+        size, spread = self._table.written(1)
+        return self._out(size), self._out(spread)
+
     def _out(self, values: npt.NDArray[Any]) -> Any:
         """Return values by window in the shape of what was given."""
         return values[0] if self._single else values
+
+
+class Entry(NamedTuple):
+    """One error of one window or several: 0 for a bias or 1 for a leak, its stream or node, size and std."""
+
+    kind: int
+    at: int
+    windows: Any
+    size: Any
+    spread: Any
 
 
 class Table:
@@ -124,13 +158,22 @@ class Table:
         by_stream, by_node = (n_windows, result.measured.shape[-1]), (n_windows, result.n_nodes)
         self.suspects, self.leaks = np.zeros(by_stream, dtype=bool), np.zeros(by_node, dtype=bool)
         self.compensated = np.zeros(by_stream, dtype=bool)
-        self.size = (np.zeros(by_stream), np.zeros(by_node))
-        self.spread = (np.zeros(by_stream), np.zeros(by_node))
+        self.entries: list[Entry] = []
         self.reconciled = np.array(result.reconciled.reshape(by_stream))
         self.measured = result.measured.reshape(by_stream)
         self.statistic, self.threshold = np.zeros(n_windows), np.full(n_windows, np.inf)
         self.tested: list[tuple[Hypotheses, Part]] = []
         self.tied: dict[int, list[list[int]]] = {}      # by window with several errors: what is like each of them
+
+    def written(self, kind: int) -> tuple[Floats, Floats]:
+        """Return size and std of what was entered, by window and stream or node; made when somebody asks."""
+        shape = (self.suspects, self.leaks)[kind].shape
+        size, spread = np.zeros(shape), np.zeros(shape)
+        for entry in self.entries:
+            if entry.kind == kind:
+                size[entry.windows, entry.at] = entry.size
+                spread[entry.windows, entry.at] = entry.spread
+        return size, spread
 
     def search(self, part: Part, rules: Rules) -> None:
         """Search the windows of one pattern, some at a time."""
@@ -200,5 +243,4 @@ class Table:
             if h != chosen and np.any((self.suspects, self.leaks)[kind][windows, at]):
                 continue
             (self.suspects, self.leaks)[kind][windows, at] = True
-            self.size[kind][windows, at] = size * share
-            self.spread[kind][windows, at] = spread * abs(share)
+            self.entries.append(Entry(kind, int(at), windows, size * share, spread * abs(share)))

@@ -72,10 +72,25 @@ class Hypotheses:
         both: Floats = np.concatenate([self.projection.bias_information[self.streams], self._leak_information])
         return both
 
-    def response(self, hypothesis: int) -> Floats:
-        """Return a_g' L a_h for one h and all g, shape (n_hypotheses,)."""
-        all_of: Floats = self._over_hypotheses(self.projection.multipliers(self.imbalance_of(hypothesis)[None]))[0]
-        return all_of
+    def effects(self, hypothesis: int) -> tuple[Floats, Floats]:
+        """Return what one unit of error h does.
+
+        Returns
+        -------
+        response
+            a_g' L a_h for all g, shape (n_hypotheses,).
+        relief
+            How the reconciled values change with it taken out, shape (n_streams,): V A' L a_h, less the unit itself.
+        """
+        multipliers = self.projection.multipliers(self.imbalance_of(hypothesis)[None])
+        biases = self.projection.over_streams(multipliers)
+        response: Floats = self._of(biases, multipliers)[0]
+        if not self.projection.adjusts_apart:
+            return response, self.relief(hypothesis)
+        relief: Floats = self.projection.prior_variance * biases[0]
+        if hypothesis < len(self.streams):
+            relief[self.streams[hypothesis]] -= 1.0
+        return response, relief
 
     def imbalance_of(self, hypothesis: int) -> Floats:
         """Return a_h, shape (n_nodes,): the imbalance that one unit of the error causes."""
@@ -184,7 +199,10 @@ class Hypotheses:
 
     def _over_hypotheses(self, multipliers: Floats) -> Floats:
         """Return a_h' multipliers, shape (n_windows, n_hypotheses)."""
-        biases = self.projection.over_streams(multipliers)
+        return self._of(self.projection.over_streams(multipliers), multipliers)
+
+    def _of(self, biases: Floats, multipliers: Floats) -> Floats:
+        """Return scores from A' multipliers, of all streams, and multipliers, of all nodes."""
         if len(self.streams) < biases.shape[1]:
             biases = biases[:, self.streams]
         return np.concatenate([biases, multipliers[:, self.nodes]], axis=1) if len(self.nodes) else biases

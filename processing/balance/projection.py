@@ -133,6 +133,11 @@ class Projection(Protocol):
         """Return columns of the covariance of the reconciled values, shape (n_streams, k), for (k,) streams."""
         ...
 
+    @property
+    def adjusts_apart(self) -> bool:
+        """Whether an adjustment is the stream's own variance times A' multipliers: all measured, and independent."""
+        ...
+
     def column(self, stream: int) -> Floats:
         """Return column `stream` of A, shape (n_nodes,)."""
         ...

@@ -161,6 +161,11 @@ class SparseProjection(SparseSystem):
         columns[:, ~self.observable[streams]] = np.nan
         return columns
 
+    @cached_property
+    def adjusts_apart(self) -> bool:
+        """Whether an adjustment is the stream's own variance times A' multipliers: all measured, and independent."""
+        return bool(self._independent and self.measured.all() and self.times == 1)
+
     def column(self, stream: int) -> Floats:
         """Return column `stream` of A, shape (n_nodes,)."""
         full = np.zeros(self.n_nodes)
