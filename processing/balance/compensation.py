@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from processing.balance import screening
 from processing.balance.hypotheses import SPENT, Hypotheses
 from processing.balance.inputs import Bools, Floats, Ints
 
@@ -105,7 +106,7 @@ class Search:
         self.limit = errors.threshold(rules.alpha, draws) if rules.threshold is None else rules.threshold
         self.bounds = rules.bounds
         self.most = min(errors.projection.degrees_of_freedom, rules.at_most or errors.count)
-        self.per_std = 1.0 / np.sqrt(errors.information)
+        self.per_std = errors.per_std
         # zero where another of its group stands for it: it never comes out as a candidate
         self.leads = np.zeros(errors.count)
         self.leads[errors.leaders] = 1.0
@@ -147,19 +148,19 @@ class Search:
         """Return the direction of h with no error taken before."""
         return self._orthogonal(h, [])
 
-    def first_step(self, h: int, scores: Floats) -> tuple[Floats, Bools]:
-        """Return how much of h windows show, and whether more is above the limit once it is taken out.
+    def first_step(self, h: int, scores: Floats, chosen: Ints) -> tuple[Floats, Bools]:
+        """Return how much of h some windows show, and whether more is above the limit once it is taken out.
 
-        scores has shape (n_windows, n_hypotheses), both answers (n_windows,).
+        scores has shape (n_windows, n_hypotheses); chosen, numbers of windows, and both answers (n_chosen,).
         """
         direction, information = self.direction(h), self.errors.information
-        steps: Floats = scores[:, h] / math.sqrt(information[h])
+        steps: Floats = scores[chosen, h] / math.sqrt(information[h])
+        if self.most == 1:
+            return steps, np.zeros(len(chosen), dtype=np.bool_)
         left = information - direction.spends
         bar = np.where((left > self.spent) & (self.leads > 0), self.limit**2 * left, np.inf)
         bar[h] = np.inf
-        rest = scores - steps[:, None] * direction.response
-        more = np.asarray((rest * rest > bar).any(axis=1), dtype=np.bool_)
-        return steps, more if self.most > 1 else np.zeros_like(more)
+        return steps, screening.shows_more(scores, chosen, steps, direction.response, bar)
 
     def alternatives(self, taken: list[int]) -> list[Members]:
         """Return for each error what could stand in its place; with bounds on all, likelihood tells them apart."""

@@ -247,6 +247,9 @@ class DenseProjection:
         """False: the gain is at hand, and a product with it costs little."""
         return False
 
+    def screening(self, streams: Ints, nodes: Ints, per_std: Floats) -> None:
+        """Return None: a product of dense matrices is as fast as it gets."""
+
     def column(self, stream: int) -> Floats:
         """Return column `stream` of A, shape (n_nodes,)."""
         entries: Floats = self.matrix[:, stream]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from processing.balance import screening
 from processing.balance.bounds import move_inside
 from processing.balance.compensation import Members, Rules, Search, Taken
 from processing.balance.hypotheses import DRAWS, Hypotheses, hypotheses_of
@@ -190,9 +191,7 @@ class Table:
 
     def _search_some(self, search: Search, part: Part) -> None:
         """Test some windows, and take errors out of those that alarm."""
-        scores = search.errors.scores(self.result.residual(part))
-        magnitude = scores * search.per_std
-        largest = np.maximum(magnitude.max(axis=1), -magnitude.min(axis=1))
+        scores, largest = search.errors.screen(*self.result.given(part))
         self.statistic[part.windows] = largest
         alarmed = np.flatnonzero(largest > search.limit)
         for k in self._search_alike(search, alarmed, scores, part.windows):
@@ -203,11 +202,11 @@ class Table:
         """Deal together with windows whose one error is the same, as a bias that lasts is; return those left over."""
         if search.bounds is not None or len(alarmed) < ALIKE:
             return alarmed
-        first = abs(scores[alarmed] * (search.per_std * search.leads)).argmax(axis=1)
+        first = screening.likeliest(scores, alarmed, search.per_std * search.leads)
         left = []
         for h in np.unique(first).tolist():
             some = alarmed[first == h]
-            steps, more = search.first_step(h, scores[some])
+            steps, more = search.first_step(h, scores, some)
             left.append(some[more])
             alone, step = windows[some[~more]], steps[~more]
             direction = search.direction(h)

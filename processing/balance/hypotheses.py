@@ -18,7 +18,8 @@ from functools import cached_property
 import numpy as np
 
 from processing.balance.inputs import Bools, Floats, Ints
-from processing.balance.projection import Projection
+from processing.balance.product import FEW
+from processing.balance.projection import Projection, Screening
 
 KINDS = ("bias", "leak")
 
@@ -65,6 +66,25 @@ class Hypotheses:
     def scores(self, residual: Floats) -> Floats:
         """Return a_h' L r, shape (n_windows, n_hypotheses), for r of shape (n_windows, n_nodes)."""
         return self._over_hypotheses(self.projection.multipliers(residual))
+
+    def screen(self, values: Floats, rhs: Floats | None) -> tuple[Floats, Floats]:
+        """Return the scores of windows and the largest |z| of each, shape (n_windows,), from y and b."""
+        if self._screening is not None and len(values) >= FEW:
+            return self._screening(values, rhs)
+        scores = np.ascontiguousarray(self.scores(self.projection.residual(values, rhs)))
+        z = scores * self.per_std
+        return scores, np.maximum(z.max(axis=1), -z.min(axis=1))
+
+    @cached_property
+    def _screening(self) -> Screening | None:
+        """What scores many windows at once."""
+        return self.projection.screening(self.streams, self.nodes, self.per_std)
+
+    @cached_property
+    def per_std(self) -> Floats:
+        """What makes z of a score, shape (n_hypotheses,)."""
+        scale: Floats = 1.0 / np.sqrt(self.information)
+        return scale
 
     @cached_property
     def information(self) -> Floats:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from processing.balance.lanes import TILE, WIDTH, fetch, load, minus, nothing, plus, scaled, store, turn
+from processing.balance.lanes import TILE, WIDTH, fetch, larger, load, minus, nothing, plus, scaled, store, turn
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -177,6 +177,38 @@ def solve_windows(rights: Floats, lower: Sums, factor: Factor, block: Floats, ou
         forward(block, block, lower)
         backward(block, factor)
         put_windows(block, first, count, out)
+
+
+@njit(cache=True, nogil=True)
+def score_windows(
+    values: Floats, rights: Floats, there: Sums, over: Sums, per_std: Floats, factor: Factor, block: Floats, out: Floats
+) -> Floats:
+    """Fill out (n_windows, n_hypotheses) with scores and return each window's largest |score| per_std, (n_windows,).
+
+    values, rights, `there` as for `reconcile_windows`. `over` gathers the scores from a block's balances, after w =
+    S^-1 (right - R x); per_std has shape (n_hypotheses,). block is memory of shape (n_streams + n_balances +
+    n_hypotheses + 1, WIDTH), n_balances more with rights.
+    """
+    room, n, largest = values.shape[1] + rights.shape[1], out.shape[1], np.zeros(values.shape[0])
+    found, right = block[room : room + n + 1], block[room + n + 1 : room + n + 1 + rights.shape[1] * len(rights[:1])]
+    for first in range(0, values.shape[0], WIDTH):
+        count = min(WIDTH, values.shape[0] - first)
+        take_windows(values, first, count, block)
+        if rights.shape[0] > 0:
+            take_windows(rights, first, count, right)
+        forward(block[:room], right, there)
+        backward(block[:room], factor)
+        most = nothing()
+        for h in range(n):
+            total = nothing()
+            for p in range(over.start[h], over.start[h + 1]):
+                total = plus(total, over.value[p], load(block, over.row[p]))
+            store(found, h, total)
+            most = larger(most, per_std[h], total)
+        store(found, n, most)
+        put_windows(found, first, count, out)
+        largest[first : first + count] = found[n, :count]
+    return largest
 
 
 @njit(cache=True, nogil=True)

@@ -104,6 +104,12 @@ def minus(total: Floats, share: float, lanes: Floats) -> Floats:
     return total - share * lanes
 
 
+def larger(most: Floats, share: float, lanes: Floats) -> Floats:
+    """Return |share * lanes| where that is larger than most, else most."""
+    size = abs(share * lanes)
+    return np.where(size > most, size, most)
+
+
 def fetch(block: Floats, row: int) -> None:
     """Ask for a row that will be loaded later to be brought near; changes nothing."""
 
@@ -226,6 +232,17 @@ def _minus(_typing: Any, total: Any, share: Any, lanes: Any) -> Any:
 
 
 @intrinsic
+def _larger(_typing: Any, most: Any, share: Any, lanes: Any) -> Any:
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        product = builder.fmul(_spread(builder, arguments[1]), arguments[2])
+        kind = ir.FunctionType(_ROW, [_ROW])
+        size = builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.fabs.v{WIDTH}f64"), [product])
+        return builder.select(builder.fcmp_ordered(">", size, arguments[0]), size, arguments[0])
+
+    return _LANES(most, share, lanes), generate
+
+
+@intrinsic
 def _fetch(_typing: Any, block: Any, row: Any) -> Any:
     _check_for_strides(block)
 
@@ -268,6 +285,7 @@ overload(store)(lambda block, row, lanes: lambda block, row, lanes: _store(block
 overload(scaled)(lambda share, lanes: lambda share, lanes: _scaled(share, lanes))
 overload(plus)(lambda total, share, lanes: lambda total, share, lanes: _plus(total, share, lanes))
 overload(minus)(lambda total, share, lanes: lambda total, share, lanes: _minus(total, share, lanes))
+overload(larger)(lambda most, share, lanes: lambda most, share, lanes: _larger(most, share, lanes))
 overload(fetch)(lambda block, row: lambda block, row: _fetch(block, row))
 overload(turn)(
     lambda source, row, column, target, to_row, to_column: (

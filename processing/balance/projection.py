@@ -5,11 +5,15 @@ Here: the interface. Not here: the factors (dense.py, sparse.py), which of them 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 
 from processing.balance.inputs import Bools, Floats, Ints
+
+Screening = Callable[[Floats, Floats | None], tuple[Floats, Floats]]
+"""From y and b: a_h' L r, shape (n_windows, n_hypotheses), and the largest |a_h' L r| per_std, shape (n_windows,)."""
 
 
 class Projection(Protocol):
@@ -144,6 +148,10 @@ class Projection(Protocol):
 
     def over_streams(self, multipliers: Floats) -> Floats:
         """Return A' multipliers, shape (n_windows, n_streams)."""
+        ...
+
+    def screening(self, streams: Ints, nodes: Ints, per_std: Floats) -> Screening | None:
+        """Return what scores biases of streams and leaks of nodes in many windows at once; None if nothing does."""
         ...
 
     def alike(self, streams: Ints, nodes: Ints) -> Ints:

@@ -208,8 +208,15 @@ class Result:
 
     def residual(self, part: Part) -> Floats:
         """Return A y - b with zero for unmeasured streams, shape (n_members, n_nodes)."""
-        rows = slice(None) if len(part.windows) == self.n_windows else part.windows
-        return part.projection.residual(self.windows[rows], None if self._rhs is None else self._rhs[rows])
+        return part.projection.residual(*self.given(part))
+
+    def given(self, part: Part) -> tuple[Floats, Floats | None]:
+        """Return y, shape (n_members, n_streams), and b, shape (n_members, n_nodes) or None; not copied if in a row."""
+        numbers = part.windows
+        rows: Any = numbers
+        if len(numbers) and numbers[-1] - numbers[0] + 1 == len(numbers):     # they ascend
+            rows = slice(numbers[0], numbers[-1] + 1)
+        return self.windows[rows], None if self._rhs is None else self._rhs[rows]
 
     def _over_std(self, floor: float) -> Floats:
         """Divide |adjustment| by its std, the variance no smaller than `floor` times that of the measured value."""

@@ -1,6 +1,6 @@
 """The projection of one pattern of measured streams, by sparse factors.
 
-Here: what large networks use: std, tests and directions of errors from the factors, entry by entry; the time for a
+Here: what large networks use: std, tests, scores and directions of errors from the factors, entry by entry; time for a
 window grows with the number of streams, not with its square. Not here: the factors and the values (sparse_system.py),
 networks so badly scaled that normal equations lose too many digits; these go to dense.py if they are small enough. The
 main path: `project_sparse`.
@@ -8,17 +8,19 @@ main path: `project_sparse`.
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
-from processing.balance import factors
+from processing.balance import factors, kernels, lanes
 from processing.balance.inputs import Bools, Floats, Ints, Rows
-from processing.balance.ordering import as_csr
+from processing.balance.ordering import as_csr, as_rows
 from processing.balance.product import product
+from processing.balance.projection import Screening
 from processing.balance.reduction import take_rows
-from processing.balance.sparse_system import SparseSystem
+from processing.balance.sparse_system import SparseSystem, sums
 from processing.balance.uncertainty import sparse_covariance
 
 CLOSE_TO_SURE = 1e-4
@@ -176,6 +178,36 @@ class SparseProjection(SparseSystem):
     def over_streams(self, multipliers: Floats) -> Floats:
         """Return A' multipliers, shape (n_windows, n_streams)."""
         return product(self._by_stream, multipliers)
+
+    def screening(self, streams: Ints, nodes: Ints, per_std: Floats) -> Screening | None:
+        """Return what scores biases of streams and leaks of nodes in many windows at once.
+
+        None where unmeasured streams were eliminated or solutions are refined: multipliers are more than w there.
+        """
+        place = np.full(self.n_nodes, -1)
+        place[self.order.nodes] = np.arange(len(self.order.nodes))
+        place = place[nodes]
+        if len(self.reduced.target) or self.times > 1 or (place < 0).any():
+            return None
+        leaks = sp.csr_array(
+            (self.reduced.by_row[nodes], (np.arange(len(nodes)), place)), shape=(len(nodes), len(self.order.nodes))
+        )
+        # the kernel solves with right - R x, the negative of the imbalance
+        over = as_rows(-sp.vstack([self._r.T.tocsr()[streams], leaks], format="csr"))
+        return partial(self._screen, sums(over, self.n_streams), per_std)
+
+    def _screen(
+        self, over: kernels.Sums, per_std: Floats, values: Floats, rhs: Floats | None
+    ) -> tuple[Floats, Floats]:
+        """Return scores, shape (n_windows, n_hypotheses), and the largest |z|, shape (n_windows,)."""
+        rights = np.ascontiguousarray(self._scaled(rhs, len(values))[:, self.order.nodes])
+        given, scores = np.require(values, requirements=("C", "W")), np.empty((len(values), len(per_std)))
+        rows = self.n_streams + rights.shape[1] * (1 + (len(rights) > 0)) + len(per_std) + 1
+        with lanes.borrowed_block(rows) as block:
+            largest = kernels.score_windows(
+                given, rights, self._sums[0], over, per_std, self.factor, block, scores
+            )
+        return scores, largest
 
     def alike(self, streams: Ints, nodes: Ints) -> Ints:
         """Return a number for the direction in which each bias, then each leak, shows, shape (n_hypotheses,)."""

@@ -278,14 +278,13 @@ class SparseSystem:
         A stream meets its balances in the plant's order.
         """
         by_stream = as_rows(back[self._place].T)
-        rows = self.n_streams + self._place[by_stream.index]
-        by_stream = Rows(by_stream.start, rows, by_stream.value, by_stream.n_columns)
-        return _sums(as_rows(sp.hstack([there, self._by_row], format="csr"))), _sums(by_stream)
+        by_stream = Rows(by_stream.start, self._place[by_stream.index], by_stream.value, by_stream.n_columns)
+        return sums(as_rows(sp.hstack([there, self._by_row], format="csr"))), sums(by_stream, self.n_streams)
 
     @cached_property
     def _lower(self) -> kernels.Sums:
         """L by rows, without its diagonal, as the kernels gather it."""
-        return _sums(as_rows(self._by_row))
+        return sums(as_rows(self._by_row))
 
     @cached_property
     def _by_row(self) -> sp.csr_array:
@@ -347,6 +346,7 @@ class SparseSystem:
         return self.source.transposed()
 
 
-def _sums(rows: Rows) -> kernels.Sums:
-    """Return a matrix by rows as the kernels gather it."""
-    return kernels.Sums(rows.start, np.concatenate([rows.index, np.zeros(kernels.EARLY, dtype=np.int64)]), rows.value)
+def sums(rows: Rows, first: int = 0) -> kernels.Sums:
+    """Return a matrix by rows as the kernels gather it, its first column at row `first` of a block."""
+    early = np.zeros(kernels.EARLY, dtype=np.int64)
+    return kernels.Sums(rows.start, np.concatenate([rows.index + first, early]), rows.value)

@@ -15,6 +15,7 @@ from processing.balance import (
 )
 from processing.balance.hypotheses import hypotheses_of
 from processing.balance.statistics import global_test_limit, sidak_limit
+from tests.balance.networks import plant
 from tests.reference import cases
 from tests.reference.power import SEVERAL, bias_power, leak_power, several_biases
 
@@ -339,6 +340,30 @@ def test_windows_with_one_lasting_error_are_each_window_alone():
                 np.testing.assert_array_equal(getattr(together, name)[k], getattr(alone, name))
             for name in ("bias", "bias_std", "leak_size", "leak_std", "reconciled", "statistic"):
                 np.testing.assert_allclose(getattr(together, name)[k], getattr(alone, name), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kinds", [("bias",), ("bias", "leak")])
+def test_windows_of_a_large_network_are_each_window_alone(kinds):
+    """Scored side by side: signs, leaks, what flows in from outside, a meter that is silent."""
+    rng, n_streams = np.random.default_rng(8), 300
+    network = prepare(plant(150, n_streams), rng.uniform(0.5, 2.0, n_streams))
+    rhs = np.tile(rng.uniform(-1.0, 1.0, network.n_nodes), (40, 1))
+    true = network.reconcile(rng.uniform(50.0, 90.0, n_streams), rhs=rhs[0]).reconciled
+    windows = true + network.std * rng.standard_normal((40, n_streams))
+    windows[10:, 100] += 40.0
+    windows[20:30, 50] -= 30.0
+    rhs[30:, 7] += 40.0
+    windows[35:, 3] = np.nan
+    options = {"hypotheses": kinds}
+    together = identify_gross_errors(network, windows, rhs=rhs, **options)
+    assert together.suspects[10:, 100].all()
+    assert "leak" not in kinds or together.leaks[30:, 7].any()
+    for k in (5, 15, 25, 33, 37):
+        alone = identify_gross_errors(network, windows[k], rhs=rhs[k], **options)
+        for name in ("suspects", "leaks", "compensated"):
+            np.testing.assert_array_equal(getattr(together, name)[k], getattr(alone, name))
+        for name in ("bias", "bias_std", "leak_size", "leak_std", "reconciled", "statistic"):
+            np.testing.assert_allclose(getattr(together, name)[k], getattr(alone, name), rtol=1e-7, atol=1e-7)
 
 
 def test_windows_with_silent_meters_have_their_own_hypotheses():

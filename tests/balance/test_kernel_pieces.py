@@ -9,7 +9,7 @@ import pytest
 from numba import njit
 from numba.core.errors import TypingError
 
-from processing.balance import elimination, factors, inputs, kernels, lanes, quadratic, varying_kernels
+from processing.balance import elimination, factors, inputs, kernels, lanes, quadratic, screening, varying_kernels
 from processing.balance.mixing import constraints_of, slots_of
 from processing.balance.ordering import pattern_of_factor
 from processing.balance.sparse import project_sparse
@@ -124,6 +124,7 @@ def every_operation(block, target):
     total = lanes.plus(lanes.nothing(), 3.0, lanes.load(block, 1))
     lanes.fetch(block, 2)
     lanes.store(block, 0, lanes.scaled(0.1, lanes.minus(total, 0.3, lanes.load(block, 2))))
+    lanes.store(block, 3, lanes.larger(lanes.load(block, 4), -2.0, lanes.load(block, 5)))
     lanes.turn(block, 1, 3, target, 2, 5)
 
 
@@ -133,8 +134,9 @@ def test_operations_are_what_they_say_compiled_and_not():
     block, target = given.copy(), np.zeros((10, 13))
     every_operation(block, target)
     np.testing.assert_array_equal(block[0], 0.1 * (3.0 * given[1] - 0.3 * given[2]))
-    np.testing.assert_array_equal(block[1:], given[1:])
-    np.testing.assert_array_equal(target[2:, 5:], given[1:, 3:11].T)
+    np.testing.assert_array_equal(block[3], np.maximum(given[4], 2.0 * abs(given[5])))
+    np.testing.assert_array_equal(np.delete(block, (0, 3), axis=0), np.delete(given, (0, 3), axis=0))
+    np.testing.assert_array_equal(target[2:, 5:], block[1:, 3:11].T)
     assert not target[:2].any()
     assert not target[:, :5].any()
     if hasattr(every_operation, "py_func"):  # the compiled ones count addresses
@@ -283,3 +285,35 @@ def test_who_has_come_to_rest():
     assert not quadratic.judge(step, residual, terms, 0.01, 4, report)
     np.testing.assert_allclose(report, [[1.0, 0.0, 1.0], [5.0, 9.0, 2.0], [1e-3, 0.0, 0.0]])
     assert quadratic.judge(np.zeros((1, 3)), residual, terms, 0.01, 5, report)
+
+
+@pytest.mark.parametrize("count", [3, 40])
+def test_scores_of_many_windows(count):
+    """Biases of some streams and leaks of some nodes, with right-hand sides and without."""
+    made, r, v, rng = system(4)
+    order, y = made.order.nodes, rng.uniform(1.0, 9.0, (count, r.shape[1]))
+    streams, nodes = np.array([1, 4, 7, 19]), np.array([0, 5])
+    per_std = rng.uniform(0.5, 2.0, 6)
+    screen = made.screening(streams, nodes, per_std)
+    plant_rows = made.source.dense()
+    for rhs in (None, rng.uniform(-1.0, 1.0, (count, len(plant_rows)))):
+        left = (y @ plant_rows.T - (0.0 if rhs is None else rhs))[:, order] * made.reduced.by_row[order]
+        w = np.zeros((count, len(plant_rows)))
+        w[:, order] = np.linalg.solve(r @ v @ r.T, left.T).T * made.reduced.by_row[order]
+        expected = np.concatenate([(w @ plant_rows)[:, streams], w[:, nodes]], axis=1)
+        scores, largest = screen(y, rhs)
+        np.testing.assert_allclose(scores, expected, rtol=1e-9, atol=1e-11)
+        np.testing.assert_array_equal(largest, abs(scores * per_std).max(axis=1))
+
+
+def test_the_likeliest_error_and_what_it_leaves():
+    rng = np.random.default_rng(0)
+    scores, weight, chosen = rng.standard_normal((9, 5)), rng.uniform(0.0, 2.0, 5), np.array([1, 4, 8])
+    scores[4] = 0.0  # of equals the first
+    found = screening.likeliest(scores, chosen, weight)
+    np.testing.assert_array_equal(found, abs(scores[chosen] * weight).argmax(axis=1))
+    steps, response, bar = rng.standard_normal(3), rng.standard_normal(5), np.array([9.0, np.inf, 0.5, 1.0, 2.0])
+    for share in (0.01, 1.0, 100.0):
+        more = screening.shows_more(scores, chosen, steps, response, share * bar)
+        rest = scores[chosen] - steps[:, None] * response
+        np.testing.assert_array_equal(more, (rest**2 > share * bar).any(axis=1))

@@ -1,0 +1,41 @@
+"""The compiled loops over the scores of windows that alarm: which one error is likeliest, whether another is left.
+
+Here: single passes that stop at the first answer. Not here: the scores (kernels.py), what follows (found.py,
+compensation.py). Every loop has a slow, obvious twin in tests/balance/test_kernel_pieces.py.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+@njit(cache=True, nogil=True)
+def likeliest(scores: Floats, chosen: Ints, weight: Floats) -> Ints:
+    """Return where |score| weight is largest, the first such place, in some windows; shape (n_chosen,)."""
+    places = np.zeros(len(chosen), dtype=np.int64)
+    for i in range(len(chosen)):
+        most = -1.0
+        for h in range(len(weight)):
+            size = abs(scores[chosen[i], h] * weight[h])
+            if size > most:
+                most, places[i] = size, h
+    return places
+
+
+@njit(cache=True, nogil=True)
+def shows_more(scores: Floats, chosen: Ints, steps: Floats, response: Floats, bar: Floats) -> Bools:
+    """Return whether (score - step response)^2 is above its bar anywhere, in some windows; shape (n_chosen,)."""
+    more = np.zeros(len(chosen), dtype=np.bool_)
+    for i in range(len(chosen)):
+        for h in range(len(bar)):
+            rest = scores[chosen[i], h] - steps[i] * response[h]
+            if rest * rest > bar[h]:
+                more[i] = True
+                break
+    return more
