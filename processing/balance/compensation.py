@@ -190,14 +190,15 @@ class Search:
         return self._members[chosen]
 
     def _candidates(self, score: Floats, information: Floats, pull: Floats, taken: list[int]) -> list[int]:
-        """Return the hypotheses above the limit, the likeliest first."""
+        """Return the hypotheses above the limit, the likeliest first; it alone without bounds, which refuse none."""
         above = np.flatnonzero(score * score > self.limit**2 * information)
         above = above[information[above] > self.spent[above]]
         above = above[[h not in taken for h in above.tolist()]] if taken else above
-        if len(above) < 2:
-            few: list[int] = above.tolist()
-            return few
+        if not len(above):
+            return []
         evidence = self._evidence(score, information, pull, above)
+        if self.bounds is None:
+            return [int(above[np.argmax(evidence >= (1.0 - ALIKE) * evidence.max())])]
         first = np.argsort(-evidence, kind="stable")
         falls = -np.diff(evidence[first]) > ALIKE * abs(evidence[first[:-1]])
         rank = np.append(0, np.cumsum(falls))[: len(first)]     # what differs by rounding alone has one rank

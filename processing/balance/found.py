@@ -210,7 +210,7 @@ class Table:
             left.append(some[more])
             alone, step = windows[some[~more]], steps[~more]
             direction = search.direction(h)
-            self.reconciled[alone] += step[:, None] * direction.relief
+            screening.take_out(self.reconciled, alone, step, direction.relief)
             length = direction.response[h]
             self._enter(alone, h, step / length, 1.0 / length, search, search.members(h))
         return np.sort(np.concatenate(left)) if left else alarmed

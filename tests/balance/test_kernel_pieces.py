@@ -317,3 +317,7 @@ def test_the_likeliest_error_and_what_it_leaves():
         more = screening.shows_more(scores, chosen, steps, response, share * bar)
         rest = scores[chosen] - steps[:, None] * response
         np.testing.assert_array_equal(more, (rest**2 > share * bar).any(axis=1))
+    before = scores.copy()
+    screening.take_out(scores, chosen, steps, response)
+    before[chosen] += steps[:, None] * response
+    np.testing.assert_allclose(scores, before, rtol=1e-12)
