@@ -81,8 +81,6 @@ class Direction:
     ----------
     response
         What it adds to each score, shape (n_hypotheses,).
-    leading
-        The same, zero but for the leaders of groups.
     spends
         What it takes of each hypothesis' information.
     relief
@@ -92,7 +90,6 @@ class Direction:
     """
 
     response: Floats
-    leading: Floats
     spends: Floats
     relief: Floats
     length: float
@@ -136,7 +133,7 @@ class Search:
             taken.append(h)
             basis.append(direction)
             parts.append(step)
-            x, score = x + step * direction.relief, score - step * direction.leading
+            x, score = x + step * direction.relief, (score - step * direction.response) * self.leads
             information = information - direction.spends
         triangle = np.array([[direction.response[h] for h in taken] for direction in basis])
         triangle = triangle.reshape(len(taken), len(taken))
@@ -239,7 +236,7 @@ class Search:
         """Return the direction scaled so that the window shows it with std one."""
         length = math.sqrt(response[h] + self.firmness[h])
         unit = response / length
-        return Direction(unit, unit * self.leads, unit**2, relief / length, length)
+        return Direction(unit, unit**2, relief / length, length)
 
     def _inside(self, x: Floats, step: float, relief: Floats) -> bool:
         """Whether one more step moves no reconciled value out of its bounds, or further out.
