@@ -18,10 +18,12 @@ from functools import cached_property
 import numpy as np
 
 from processing.balance.inputs import Bools, Floats, Ints
-from processing.balance.product import FEW
 from processing.balance.projection import Projection, Screening
 
 KINDS = ("bias", "leak")
+
+SIDE_BY_SIDE = 8
+"""From this many windows on it is faster to score them side by side."""
 
 SPENT = 1e-9
 """What is left of a signature after others were taken out, as a share; below it nothing is left but rounding."""
@@ -69,7 +71,7 @@ class Hypotheses:
 
     def screen(self, values: Floats, rhs: Floats | None) -> tuple[Floats, Floats]:
         """Return the scores of windows and the largest |z| of each, shape (n_windows,), from y and b."""
-        if self._screening is not None and len(values) >= FEW:
+        if self._screening is not None and len(values) >= SIDE_BY_SIDE:
             return self._screening(values, rhs)
         scores = np.ascontiguousarray(self.scores(self.projection.residual(values, rhs)))
         z = scores * self.per_std

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -306,13 +308,16 @@ def test_scores_of_many_windows(count):
         np.testing.assert_array_equal(largest, abs(scores * per_std).max(axis=1))
 
 
-def test_the_likeliest_error_and_what_it_leaves():
+@pytest.mark.parametrize("n", [5, screening.MANY + 3])
+def test_the_likeliest_error_and_what_it_leaves(n):
+    """With NumPy, and compiled."""
     rng = np.random.default_rng(0)
-    scores, weight, chosen = rng.standard_normal((9, 5)), rng.uniform(0.0, 2.0, 5), np.array([1, 4, 8])
+    scores, weight, chosen = rng.standard_normal((9, n)), rng.uniform(0.0, 2.0, n), np.array([1, 4, 8])
     scores[4] = 0.0  # of equals the first
     found = screening.likeliest(scores, chosen, weight)
     np.testing.assert_array_equal(found, abs(scores[chosen] * weight).argmax(axis=1))
-    steps, response, bar = rng.standard_normal(3), rng.standard_normal(5), np.array([9.0, np.inf, 0.5, 1.0, 2.0])
+    steps, response, bar = rng.standard_normal(3), rng.standard_normal(n), rng.uniform(0.5, 9.0, n)
+    bar[1] = np.inf
     for share in (0.01, 1.0, 100.0):
         more = screening.shows_more(scores, chosen, steps, response, share * bar)
         rest = scores[chosen] - steps[:, None] * response
@@ -321,3 +326,11 @@ def test_the_likeliest_error_and_what_it_leaves():
     screening.take_out(scores, chosen, steps, response)
     before[chosen] += steps[:, None] * response
     np.testing.assert_allclose(scores, before, rtol=1e-12)
+
+
+def test_small_networks_are_searched_without_the_compiler():
+    search = (
+        "import sys; from processing.balance import identify_gross_errors as search;"
+        "search([[1, -1, 0], [0, 1, -1]], [[10.0, 12.0, 10.1]] * 9, 0.1); sys.exit('numba' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", search], check=False).returncode == 0
