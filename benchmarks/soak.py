@@ -26,7 +26,7 @@ import numpy as np
 import paho.mqtt.client as paho
 import psutil
 import psycopg
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from benchmarks.collector_rates import CLIENT_ID, CONTEXT, TOPICS, fill_session, mosquitto, park_of
@@ -52,7 +52,10 @@ def publish(port: int, seconds: float, rate: float, pipe: Connection) -> None:
     while (passed := time.monotonic() - begun) < seconds:
         for _ in range(sent, int(passed * rate)):
             when = (start + timedelta(seconds=sent // TOPICS * TOPICS / rate)).isoformat()
-            last = client.publish(f"b/M{sent % TOPICS}", json.dumps({"value": sent % 1000, "ts": when}), qos=1)
+            payload = json.dumps({"value": sent % 1000, "ts": when})
+            topic, full = f"b/M{sent % TOPICS}", MQTTErrorCode.MQTT_ERR_QUEUE_SIZE
+            while (last := client.publish(topic, payload, qos=1)).rc == full:
+                time.sleep(EVERY_S)     # 65,535 are on their way: paho takes no more, however long its queue may be
             sent += 1
         time.sleep(EVERY_S)
     last.wait_for_publish()
